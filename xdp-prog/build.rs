@@ -1,26 +1,26 @@
 //! Compiles the XDP program with clang and generates its skeleton, both into `OUT_DIR`.
 
 use std::env;
-use std::error::Error;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use libbpf_cargo::SkeletonBuilder;
 
 const SOURCE: &str = "src/bpf/ilet.bpf.c";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=src/bpf");
-
-    let out_dir = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run me through cargo")?;
-    SkeletonBuilder::new()
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let built = SkeletonBuilder::new()
         .source(SOURCE)
         .clang_args(clang_args())
-        .build_and_generate(PathBuf::from(out_dir).join("ilet.skel.rs"))
-        .map_err(|error| {
-            format!("{SOURCE} does not build (needs clang and the kernel headers): {error:#}")
-        })?;
-    Ok(())
+        .build_and_generate(out_dir.join("ilet.skel.rs"));
+    if let Err(error) = built {
+        eprintln!("{SOURCE} does not build (it needs clang and the kernel's headers): {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 /// Debian keeps `asm/types.h`, which the kernel headers include, in a directory per architecture that

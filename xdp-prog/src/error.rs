@@ -119,8 +119,7 @@ pub enum RegisterError {
     },
     /// The kernel does not take this descriptor.
     #[error(
-        "the socket for queue {queue} was not accepted ({source}): it has to be an AF_XDP socket that is \
-         bound, with fill and receive rings"
+        "the socket for queue {queue} was not accepted ({source}): it has to be an AF_XDP socket"
     )]
     NotAccepted {
         /// The queue it was for.

@@ -8,8 +8,9 @@
 //! the kernel detaches it and has its traffic back.
 //!
 //! What the program cannot see: the interface's own link address (a frame for another host, received
-//! in promiscuous mode, is taken if its IP address is ours), and VLAN tags that the driver has already
-//! stripped (turn that off where VLANs are used: `ethtool -K IF rxvlan off`).
+//! in promiscuous mode, is taken if its IP address is ours), and VLAN tags that the driver keeps beside the
+//! frame (where VLANs are used, turn that off: `ethtool -K IF rxvlan off`; `ethtool -K PEER txvlan off`
+//! for veth).
 
 mod attach;
 mod capability;
@@ -17,6 +18,8 @@ mod counters;
 mod error;
 mod load;
 mod log;
+#[cfg(test)]
+mod privileged;
 mod rules;
 mod skel;
 mod sys;
@@ -84,10 +87,11 @@ impl Program {
     /// Send our frames of this receive queue to this AF_XDP socket, instead of to the one before. The
     /// kernel forgets a socket that is closed.
     ///
+    /// The socket has to be bound to this interface and queue by now: the kernel accepts any, but drops
+    /// the frames for one that is bound elsewhere or not at all.
+    ///
     /// # Errors
-    /// The queue is not below [`queues_max`](Program::queues_max), or this is no AF_XDP socket bound
-    /// with fill and receive rings. The kernel does not compare the queue that the socket is bound to:
-    /// it drops the frames of another.
+    /// The queue is not below [`queues_max`](Program::queues_max), or this is no AF_XDP socket.
     pub fn register(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), RegisterError> {
         let queues = self.queues_max();
         if queue >= queues {
