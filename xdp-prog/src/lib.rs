@@ -138,3 +138,17 @@ impl Program {
         self.attached.detach()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One thread attaches, another may own the program from then on.
+    #[test]
+    fn programs_and_errors_move_between_threads() {
+        fn is_send<T: Send + 'static>() {}
+        is_send::<Program>();
+        is_send::<AttachError>();
+        is_send::<RegisterError>();
+    }
+}
