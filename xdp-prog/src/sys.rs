@@ -59,8 +59,11 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     Ok(netdevice::name_to_index(any_socket()?, name)?)
 }
 
-/// The MTU of an interface, in bytes.
-pub(crate) fn interface_mtu(name: &str) -> io::Result<u32> {
+/// The MTU of an interface of this network namespace, in bytes (netdevice(7)).
+///
+/// # Errors
+/// As the kernel says: ENODEV if there is no such interface.
+pub fn interface_mtu(name: &str) -> io::Result<u32> {
     // SAFETY: all zeroes is an `ifreq`: bytes, integers and null pointers.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     // The last byte stays zero: the name is a C string.
