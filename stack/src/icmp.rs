@@ -148,6 +148,6 @@ fn write_message(
     } else {
         Sum::pseudo_header(source, destination, protocol, message.len() as u16)
     };
-    let field = sum.add(message).finish();
+    let field = sum.plus(message).finish();
     message[2..4].copy_from_slice(&field);
 }

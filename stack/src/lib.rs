@@ -18,6 +18,7 @@ pub mod pool;
 pub mod port;
 mod runtime;
 pub mod service;
+pub mod sim;
 mod tcp;
 pub mod telemetry;
 pub mod testing;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::pool::Command;
@@ -37,27 +37,32 @@ pub(crate) struct Waker {
 }
 
 impl Mailbox {
-    /// A mailbox with room for `capacity` commands. `with_event` makes the event descriptor that a
-    /// sleeping core is woken by.
-    pub(crate) fn new(capacity: usize, with_event: bool) -> io::Result<Self> {
+    /// A mailbox with room for `capacity` commands, and the event descriptor that a sleeping core is
+    /// woken by.
+    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self::with_event(capacity, Some(event)))
+    }
+
+    /// A mailbox of a core that never sleeps.
+    pub(crate) fn detached(capacity: usize) -> Self {
+        Self::with_event(capacity, None)
+    }
+
+    fn with_event(capacity: usize, event: Option<OwnedFd>) -> Self {
         let (sender, receiver) = crossbeam_channel::bounded(capacity);
-        let event = if with_event {
-            Some(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-        } else {
-            None
-        };
         let waker = Arc::new(Waker {
             event,
             sleeping: AtomicBool::new(false),
         });
-        Ok(Self {
+        Self {
             commands: receiver,
             waker: Arc::clone(&waker),
             sender: MailboxSender {
                 commands: sender,
                 waker,
             },
-        })
+        }
     }
 
     pub(crate) fn sender(&self) -> &MailboxSender {
@@ -69,10 +74,7 @@ impl Mailbox {
     }
 
     pub(crate) fn try_recv(&self) -> Option<Command> {
-        match self.commands.try_recv() {
-            Ok(command) => Some(command),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.commands.try_recv().ok()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -288,6 +288,7 @@ impl Pool {
 
 impl Submitter {
     /// Queues a job; gives it back when the queue is full.
+    #[allow(clippy::result_large_err)] // the job itself: boxing it would allocate when all goes well
     pub(crate) fn try_submit(&self, job: Job) -> Result<(), Job> {
         match self.jobs.try_send(job) {
             Ok(()) => Ok(()),
@@ -296,7 +297,6 @@ impl Submitter {
     }
 
     /// A queue that nobody serves: what is submitted comes out of the receiver (simulations).
-    #[cfg(test)]
     pub(crate) fn detached(capacity: usize) -> (Self, Receiver<Job>) {
         let (jobs, queue) = crossbeam_channel::bounded(capacity);
         (Self { jobs }, queue)

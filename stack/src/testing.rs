@@ -107,8 +107,7 @@ fn called(
 
 /// Serves `bytes` on the calling thread; `None` if the handler dropped its responder.
 pub fn serve(slow: &dyn SlowPath, bytes: &[u8], info: &RequestInfo) -> Option<Response> {
-    // Without an event descriptor nothing can fail.
-    let mailbox = Mailbox::new(1, false).ok()?;
+    let mailbox = Mailbox::detached(1);
     let responder = Responder::new(ReplyTo {
         core: mailbox.sender().clone(),
         route: Route::Datagram {

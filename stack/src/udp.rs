@@ -317,6 +317,6 @@ fn write_headers(packet: &mut [u8], key: &FlowKey) {
     datagram[2..4].copy_from_slice(&key.peer_port.to_be_bytes());
     datagram[4..6].copy_from_slice(&len.to_be_bytes());
     datagram[6..8].fill(0);
-    let sum = Sum::pseudo_header(&key.local, &key.peer, ip::PROTOCOL_UDP, len).add(datagram);
+    let sum = Sum::pseudo_header(&key.local, &key.peer, ip::PROTOCOL_UDP, len).plus(datagram);
     datagram[6..8].copy_from_slice(&sum.finish_udp());
 }

@@ -96,6 +96,7 @@ pub struct Frame {
 
 impl Frame {
     /// The frame's number in its arena.
+    #[cfg(test)]
     pub(crate) fn index(&self) -> u32 {
         self.index
     }

@@ -143,7 +143,7 @@ impl<P: Port> Port for FaultyPort<P> {
         now: Instant,
         counters: &Counters,
     ) -> io::Result<()> {
-        let sent: Vec<Frame> = queue.drain(..).collect();
+        let sent = std::mem::take(queue);
         release(&mut self.outbound, now, queue);
         for frame in sent {
             self.pass(arena, frame, now, false);

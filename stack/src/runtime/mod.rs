@@ -357,7 +357,7 @@ impl Builder {
             program.register(queue, bound.port.fd())?;
         }
         let system = |action| move |source| StartError::System { action, source };
-        let mailbox = Mailbox::new(config.limits.commands, true)
+        let mailbox = Mailbox::new(config.limits.commands)
             .map_err(system("make a worker's event descriptor"))?;
         let waker = Arc::clone(mailbox.waker());
         let counters = Arc::new(Counters::default());

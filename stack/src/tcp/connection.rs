@@ -391,7 +391,7 @@ impl Connection {
         };
         let request = StreamRequest::new(buffer, available, &info, &mut resources.outbox);
         let outcome = handler.handle(request).into_outcome();
-        resources.called = Some(self.service);
+        resources.note_call(self.service);
         match outcome {
             StreamOutcome::NeedMore if ended || info.full => {
                 self.closing = true;

@@ -20,7 +20,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use self::connection::{Connection, InFrame, Status};
 use self::engine::Engine;
-use crate::arena::{Arena, Frame, FrameMemory};
+use crate::arena::{Frame, FrameMemory};
 use crate::config::{Cidr, ENGINE_RX_BYTES, Limits, SCRATCH_ROOM_BYTES};
 use crate::device::{Device, DeviceFacts};
 use crate::egress::Egress;
@@ -73,8 +73,8 @@ pub(crate) struct Resources {
     core: MailboxSender,
     /// No new connections; idle ones are closed.
     draining: bool,
-    /// The service whose handler ran last.
-    called: Option<usize>,
+    /// The service whose handler ran last, and how often since it was asked.
+    called: Option<(usize, u32)>,
 }
 
 /// A TCP segment whose headers are checked; offsets are from the start of the frame.
@@ -102,6 +102,13 @@ pub(crate) struct Tcp {
     /// Connections in the order of their entering TIME-WAIT; those that are gone are skipped.
     time_wait: VecDeque<FlowId>,
     time_wait_max: usize,
+}
+
+impl Resources {
+    fn note_call(&mut self, service: usize) {
+        let calls = self.called.map_or(0, |(_, calls)| calls);
+        self.called = Some((service, calls + 1));
+    }
 }
 
 impl Tcp {
@@ -303,10 +310,12 @@ impl Tcp {
         self.timers.next_deadline()
     }
 
-    /// The service whose handler ran since the last call.
-    pub(crate) fn take_called(&mut self) -> Option<&mut StreamPort> {
-        let index = self.resources.called.take()?;
-        self.resources.ports.get_mut(index)
+    /// The service whose handler ran since the last call, and how often: pipelined requests are handled
+    /// in one go.
+    pub(crate) fn take_called(&mut self) -> Option<(&mut StreamPort, u32)> {
+        let (index, calls) = self.resources.called.take()?;
+        let service = self.resources.ports.get_mut(index)?;
+        Some((service, calls))
     }
 
     /// A segment for no connection: begins one, or is answered with a reset, or is ignored.

@@ -10,7 +10,7 @@ impl Sum {
     /// Adds `bytes`, padded with a zero byte if their number is odd. Only the last addition may be odd.
     #[inline]
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn plus(self, bytes: &[u8]) -> Self {
         let mut sum = self.0;
         let mut words = bytes.chunks_exact(8);
         for word in &mut words {
@@ -33,7 +33,7 @@ impl Sum {
     /// Adds a 16-bit field given in host order.
     #[inline]
     #[must_use]
-    pub fn add_u16(self, value: u16) -> Self {
+    pub fn plus_u16(self, value: u16) -> Self {
         Self(self.0 + u64::from(value.to_be()))
     }
 
@@ -50,10 +50,10 @@ impl Sum {
         // The IPv4 and the IPv6 pseudo-header sum to the same but for the addresses. The mapped prefix
         // of an IPv4 address adds 0xffff, which is zero in one's complement.
         Self::default()
-            .add(source.octets())
+            .plus(source.octets())
             .add(destination.octets())
-            .add_u16(u16::from(protocol))
-            .add_u16(length)
+            .plus_u16(u16::from(protocol))
+            .plus_u16(length)
     }
 
     /// The folded sum: `0xffff` (as a field: all ones) where data with a right checksum was summed.
@@ -112,7 +112,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_the_rfc(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            prop_assert_eq!(Sum::default().add(&bytes).finish(), by_the_book(&bytes).to_be_bytes());
+            prop_assert_eq!(Sum::default().plus(&bytes).finish(), by_the_book(&bytes).to_be_bytes());
         }
 
         #[test]
@@ -137,9 +137,9 @@ mod tests {
             packet.set_checksum(0);
             let sum = Sum::pseudo_header(&source.into(), &destination.into(),
                 u8::from(IpProtocol::Udp), bytes.len() as u16);
-            prop_assert_eq!(sum.add(&bytes).finish_udp(), filled);
+            prop_assert_eq!(sum.plus(&bytes).finish_udp(), filled);
             bytes[6..8].copy_from_slice(&filled);
-            prop_assert!(sum.add(&bytes).is_valid());
+            prop_assert!(sum.plus(&bytes).is_valid());
         }
     }
 }

@@ -48,7 +48,7 @@ pub fn write_header(
         header[8..12].copy_from_slice(&[HOP_LIMIT, protocol, 0, 0]);
         header[12..16].copy_from_slice(&source.octets()[12..]);
         header[16..20].copy_from_slice(&destination.octets()[12..]);
-        let field = Sum::default().add(header).finish();
+        let field = Sum::default().plus(header).finish();
         header[10..12].copy_from_slice(&field);
         IPV4_HEADER_BYTES
     } else {

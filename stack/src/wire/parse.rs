@@ -174,7 +174,7 @@ fn parse_ipv4(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reje
     if total_len > packet.len() {
         return Err(Reject::Truncated);
     }
-    if !Sum::default().add(&packet[..header_len]).is_valid() {
+    if !Sum::default().plus(&packet[..header_len]).is_valid() {
         return Err(Reject::IpChecksum);
     }
     let mut source = [0; 4];
@@ -211,7 +211,7 @@ fn parse_ipv4(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reje
         header[0] = 0x45;
         header[2..4].copy_from_slice(&((total_len - options) as u16).to_be_bytes());
         header[10..12].fill(0);
-        let field = Sum::default().add(header).finish();
+        let field = Sum::default().plus(header).finish();
         header[10..12].copy_from_slice(&field);
     }
     parse_transport(
@@ -429,7 +429,7 @@ fn parse_transport(
             if header_len < TCP_HEADER_BYTES_MIN || header_len > segment.len() {
                 return Err(Reject::TcpHeader);
             }
-            if !sum().add(segment).is_valid() {
+            if !sum().plus(segment).is_valid() {
                 return Err(Reject::TcpChecksum);
             }
             let kind = TransportKind::Tcp {
@@ -453,7 +453,7 @@ fn parse_transport(
             }
             if !unchecked
                 && !Sum::pseudo_header(&peer, &local, protocol, len as u16)
-                    .add(&segment[..len])
+                    .plus(&segment[..len])
                     .is_valid()
             {
                 return Err(Reject::UdpChecksum);
@@ -505,7 +505,7 @@ fn check_icmp(message: &[u8], v6: Option<(&Address, &Address)>) -> Result<(), Re
         }
         None => Sum::default(),
     };
-    if sum.add(message).is_valid() {
+    if sum.plus(message).is_valid() {
         Ok(())
     } else {
         Err(Reject::IcmpChecksum)

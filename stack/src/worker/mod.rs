@@ -261,6 +261,31 @@ impl<P: Port> Worker<P> {
         self.egress.arena.count()
     }
 
+    /// See [`Arena::is_at_rest`].
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.egress.arena.is_at_rest()
+    }
+
+    /// Connections, those in the handshake and in TIME-WAIT included.
+    pub(crate) fn flows(&self) -> usize {
+        self.tcp.flows()
+    }
+
+    /// A time before which no timer is due.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.tcp.next_deadline()
+    }
+
+    /// The port, to change what it does.
+    pub(crate) fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// Takes no new connections from now on and closes idle ones.
+    pub(crate) fn drain(&mut self, now: Instant) {
+        self.enter(RunState::Draining, now);
+    }
+
     /// Classifies a frame and has it handled.
     fn receive(&mut self, mut frame: Frame, now: Instant) {
         let len = frame.len();
@@ -369,36 +394,17 @@ impl<P: Port> Worker<P> {
     fn charge(&mut self, start: Instant, clock: &mut impl Clock) -> Instant {
         let now = clock.now();
         let run_time = now - start;
-        if let Some(service) = self.tcp.take_called() {
-            match service.budget.charge(run_time) {
-                Charge::Within => {}
-                Charge::Overrun => self.counters.handler_overruns.increment(),
-                Charge::Demote => {
-                    self.counters.handler_overruns.increment();
-                    self.counters.services_demoted.increment();
-                    service.handler.demote();
-                    log::warn!(
-                        "TCP port {}: its interruptlet overran its budget too often (last call {run_time}); \
-                         the slow path serves it from now on",
-                        service.port
-                    );
-                }
+        let counters = &self.counters;
+        if let Some((service, calls)) = self.tcp.take_called() {
+            let charge = service.budget.charge(run_time / calls);
+            if account("TCP", service.port, charge, run_time / calls, counters) {
+                service.handler.demote();
             }
         }
         if let Some(service) = self.udp.take_called() {
-            match service.budget.charge(run_time) {
-                Charge::Within => {}
-                Charge::Overrun => self.counters.handler_overruns.increment(),
-                Charge::Demote => {
-                    self.counters.handler_overruns.increment();
-                    self.counters.services_demoted.increment();
-                    service.handler.demote();
-                    log::warn!(
-                        "UDP port {}: its interruptlet overran its budget too often (last call {run_time}); \
-                         the slow path serves it from now on",
-                        service.port
-                    );
-                }
+            let charge = service.budget.charge(run_time);
+            if account("UDP", service.port, charge, run_time, counters) {
+                service.handler.demote();
             }
         }
         now
@@ -455,6 +461,29 @@ impl<P: Port> Worker<P> {
             result,
         }
     }
+}
+
+/// Counts an overrun and reports a demotion; returns whether the handler is to be demoted.
+fn account(
+    protocol: &str,
+    port: u16,
+    charge: Charge,
+    run_time: Duration,
+    counters: &Counters,
+) -> bool {
+    if charge == Charge::Within {
+        return false;
+    }
+    counters.handler_overruns.increment();
+    if charge == Charge::Overrun {
+        return false;
+    }
+    counters.services_demoted.increment();
+    log::warn!(
+        "{protocol} port {port}: its interruptlet overran its budget too often (last call {run_time}); \
+         the slow path serves it from now on"
+    );
+    true
 }
 
 /// What is left of a worker.
