@@ -51,7 +51,7 @@ impl Sum {
         // of an IPv4 address adds 0xffff, which is zero in one's complement.
         Self::default()
             .plus(source.octets())
-            .add(destination.octets())
+            .plus(destination.octets())
             .plus_u16(u16::from(protocol))
             .plus_u16(length)
     }
