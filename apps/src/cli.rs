@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
-use ipnet::IpNet;
+use interruptlet::{Cidr, Config};
 
 /// Echo TCP and UDP on one port, straight from the network card's queues (AF_XDP).
 #[derive(Debug, Clone, Parser)]
@@ -57,7 +57,7 @@ pub struct StackArgs {
 
     /// Address to serve, with its prefix length, as 192.0.2.1/24 or 2001:db8::1/64; repeatable
     #[arg(long = "address", value_name = "CIDR", required = true)]
-    pub addresses: Vec<IpNet>,
+    pub addresses: Vec<Cidr>,
 
     /// Router towards everybody else; one for each IP version; repeatable
     #[arg(long = "gateway", value_name = "IP")]
@@ -113,6 +113,26 @@ pub enum Poll {
     Sleep,
 }
 
+impl From<Mode> for interruptlet::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => Self::Auto,
+            Mode::ZeroCopy => Self::ZeroCopy,
+            Mode::Copy => Self::Copy,
+        }
+    }
+}
+
+impl From<Poll> for interruptlet::Poll {
+    fn from(poll: Poll) -> Self {
+        match poll {
+            Poll::Busy => Self::Busy,
+            Poll::Adaptive => Self::Adaptive,
+            Poll::Sleep => Self::Sleep,
+        }
+    }
+}
+
 /// Options that are each right, but not together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misuse {
@@ -134,7 +154,7 @@ pub enum Misuse {
     },
     /// An address that no server can have.
     #[error("--address {0} cannot be a server's own: give a unicast address of the network")]
-    NotUnicast(IpNet),
+    NotUnicast(Cidr),
     /// A gateway that no address could use.
     #[error("--gateway {0} is of an IP version that no --address is of: add one, or leave it out")]
     UselessGateway(IpAddr),
@@ -158,9 +178,9 @@ impl StackArgs {
         }
         once("--queues", self.queues.iter())?;
         once("--cores", self.cores.iter())?;
-        let addresses: Vec<IpAddr> = self.addresses.iter().map(IpNet::addr).collect();
+        let addresses: Vec<IpAddr> = self.addresses.iter().map(|cidr| cidr.address).collect();
         once("--address", addresses.iter())?;
-        if let Some(net) = self.addresses.iter().find(|net| !is_own(net.addr())) {
+        if let Some(net) = self.addresses.iter().find(|net| !is_own(net.address)) {
             return Err(Misuse::NotUnicast(*net));
         }
         for (number, gateway) in self.gateways.iter().enumerate() {
@@ -173,6 +193,25 @@ impl StackArgs {
             }
         }
         Ok(self)
+    }
+
+    /// The configuration of the stack that these options ask for.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn config(&self, slow_threads: usize) -> Result<Config, Misuse> {
+        let args = self.clone().checked()?;
+        Ok(Config {
+            addresses: args.addresses,
+            gateways: args.gateways,
+            queues: args.queues,
+            cores: args.cores,
+            mode: args.mode.into(),
+            poll: args.poll.into(),
+            shared_address: args.shared_address,
+            slow_threads,
+            ..Config::new(args.interface)
+        })
     }
 
     /// [`Self::stats_interval`] as a duration.
@@ -253,7 +292,7 @@ mod tests {
         let stack = args.stack.checked().unwrap();
         assert_eq!((&stack.queues[..], &stack.cores[..]), (&[0][..], &[0][..]));
         assert_eq!((stack.mode, stack.poll), (Mode::Auto, Poll::Adaptive));
-        assert_eq!(stack.addresses[0].addr(), IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(stack.addresses[0].address, IpAddr::from([192, 0, 2, 1]));
         assert!(!stack.shared_address && stack.stats_interval().is_none());
     }
 

@@ -66,6 +66,11 @@ impl<T> FlowTable<T> {
         self.by_key.is_empty()
     }
 
+    /// Whether one more flow fits.
+    pub fn has_room(&self) -> bool {
+        self.len() < self.capacity
+    }
+
     /// The flow with this key.
     #[inline]
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {

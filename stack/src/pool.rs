@@ -313,6 +313,21 @@ fn work(queue: &Receiver<Job>) {
 }
 
 impl Job {
+    /// Takes the request back out of a job that found no room; its responder is not used. A chunk job
+    /// has none.
+    pub(crate) fn cancel(self) -> Option<Deferred> {
+        match self {
+            Self::Serve {
+                request, responder, ..
+            } => {
+                responder.disarm();
+                Some(request)
+            }
+            Self::Stream { request, .. } | Self::Datagram { request, .. } => Some(request),
+            Self::Chunk { .. } => None,
+        }
+    }
+
     /// Does the work on the calling thread.
     pub(crate) fn run(self) {
         match self {

@@ -205,6 +205,11 @@ impl Arena {
         slot.take()
     }
 
+    /// The memory, for code that reads one frame while it takes others from the arena.
+    pub(crate) fn memory(&self) -> Arc<FrameMemory> {
+        Arc::clone(&self.memory)
+    }
+
     /// The bytes in use.
     pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         &self.memory.frame(frame)[..frame.len()]
@@ -248,6 +253,17 @@ impl Arena {
             by_owner: self.by_owner,
             total: self.owners.len() as u32,
         }
+    }
+
+    /// Whether every frame is where it belongs when nothing is under way: in the free pool or on the
+    /// FILL ring, with its handle there.
+    pub fn is_at_rest(&self) -> bool {
+        let count = self.count();
+        let parked = self.parked.iter().flatten().count() as u32;
+        count.is_conserved()
+            && count.of(Owner::Free) == self.free.len() as u32
+            && count.of(Owner::Fill) == parked
+            && count.of(Owner::Free) + count.of(Owner::Fill) == count.total
     }
 
     fn set_owner(&mut self, index: u32, owner: Owner) {

@@ -8,7 +8,8 @@ use super::ETHERNET_HEADER_BYTES;
 const TAG_BYTES: usize = 4;
 /// At most two tags (802.1ad).
 pub(super) const TAGS_MAX: usize = 2;
-const LINK_HEADER_BYTES_MAX: usize = ETHERNET_HEADER_BYTES + TAGS_MAX * TAG_BYTES;
+/// Bytes of the longest link header: Ethernet with two tags.
+pub const LINK_HEADER_BYTES_MAX: usize = ETHERNET_HEADER_BYTES + TAGS_MAX * TAG_BYTES;
 
 /// A link header, ready to be written: addressed to the peer whose frame it was made from, with that
 /// frame's 802.1Q tags, if any.

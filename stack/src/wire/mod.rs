@@ -4,11 +4,12 @@
 //! protocol sees it, and says why by a [`Reject`]. Pure functions over byte slices: no state, no clock.
 
 pub mod checksum;
+pub mod ip;
 mod link;
 mod parse;
 mod reject;
 
-pub use link::LinkHeader;
+pub use link::{LINK_HEADER_BYTES_MAX, LinkHeader};
 pub use parse::{Local, Packet, Transport, TransportKind, parse};
 pub use reject::Reject;
 

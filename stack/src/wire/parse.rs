@@ -11,6 +11,7 @@ use smoltcp::wire::{
 };
 
 use super::checksum::Sum;
+use super::ip::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use super::link::TAGS_MAX;
 use super::{
     Address, ETHERNET_HEADER_BYTES, FlowKey, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, LinkHeader,
@@ -19,11 +20,6 @@ use super::{
 
 const TCP_HEADER_BYTES_MIN: usize = 20;
 const ICMP_HEADER_BYTES: usize = 8;
-
-const PROTOCOL_ICMP: u8 = 1;
-const PROTOCOL_TCP: u8 = 6;
-const PROTOCOL_UDP: u8 = 17;
-const PROTOCOL_ICMPV6: u8 = 58;
 
 /// A frame that passed all checks. Offsets are from the start of the frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
