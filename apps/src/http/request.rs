@@ -374,7 +374,8 @@ impl<'b> Fields<'b> {
                 match length {
                     Some(0) => Ok(Announced::Nothing),
                     Some(length) => Ok(Announced::Bytes(length)),
-                    None => Err(Status::ContentTooLarge),
+                    // Beyond 64 bits parsers differ: some wrap around.
+                    None => Err(Status::BadRequest),
                 }
             }
         }
