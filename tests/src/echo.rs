@@ -2,11 +2,12 @@
 //! round trips that check them.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use crate::lab::{Lab, VERSIONS};
 use crate::netns::Netns;
 use crate::server::ECHO_PORT;
+use crate::wait;
 
 /// `length` bytes that differ with the place and with `seed`, so that lost, doubled or swapped parts
 /// show.
@@ -65,6 +66,20 @@ pub fn tcp_exchange(client: &Netns, to: SocketAddr, payload: &[u8]) {
         .unwrap_or_else(|error| panic!("connect to {to}: {error}"));
     tcp_round_trip(&stream, payload);
     close(&stream);
+}
+
+/// Accepts one connection on a kernel's listener and echoes it to its end. Panics if none comes soon,
+/// so that a test whose client failed ends too.
+pub fn serve_one_by_kernel(listener: &TcpListener) {
+    listener
+        .set_nonblocking(true)
+        .expect("make the listener non-blocking");
+    let accepted = wait::expect_soon("a connection to the kernel", || listener.accept().ok());
+    let (stream, _) = accepted;
+    stream
+        .set_read_timeout(Some(wait::SOON))
+        .expect("set the read timeout");
+    std::io::copy(&mut &stream, &mut &stream).expect("echo");
 }
 
 /// Checks that the lab's echo server answers over UDP and TCP and both IP versions.

@@ -82,9 +82,11 @@ impl Lab {
         );
 
         let id = unique_id();
-        let directory = std::env::temp_dir().join(format!("ilet-test-{id:08x}"));
+        // `scripts/test` chooses a prefix, to find what is left if the tests are interrupted.
+        let prefix = std::env::var("ILET_LAB_PREFIX").unwrap_or_else(|_| "ilet".to_owned());
+        let directory = std::env::temp_dir().join(format!("{prefix}-test-{id:08x}"));
         std::fs::create_dir(&directory).expect("make the scratch directory");
-        let name = |role: &str| Netns::new(format!("ilet-{role}-{id:08x}"));
+        let name = |role: &str| Netns::new(format!("{prefix}-{role}-{id:08x}"));
         let lab = Self {
             server: name("ts"),
             client: name("tc"),
@@ -119,12 +121,7 @@ impl Lab {
                 router.inside(|| std::fs::write(&path, "1").expect("turn forwarding on"));
             }
             self.add_addresses(&self.client, CLIENT_IF, self.far_addresses(1));
-            for gateway in self.far_addresses(2) {
-                self.ip_in(
-                    &self.client,
-                    &["route", "add", "default", "via", &gateway.to_string()],
-                );
-            }
+            self.add_default_routes(&self.client, self.far_addresses(2));
         } else {
             self.join(
                 options,
@@ -136,6 +133,9 @@ impl Lab {
         if options.kernel_address {
             let addresses = VERSIONS.map(|version| self.server_ip(version));
             self.add_addresses(&self.server, SERVER_IF, addresses);
+            if self.router.is_some() {
+                self.add_default_routes(&self.server, self.gateways());
+            }
         }
     }
 
@@ -187,6 +187,13 @@ impl Lab {
                 arguments.push("nodad");
             }
             self.ip_in(namespace, &arguments);
+        }
+    }
+
+    fn add_default_routes(&self, namespace: &Netns, gateways: [IpAddr; 2]) {
+        for gateway in gateways {
+            let gateway = gateway.to_string();
+            self.ip_in(namespace, &["route", "add", "default", "via", &gateway]);
         }
     }
 
