@@ -124,6 +124,20 @@ impl Connection {
         count
     }
 
+    /// Looks for at most `limit` whether the server has sent anything or ended the connection.
+    pub fn has_ended_or_answered(&mut self, limit: Duration) -> bool {
+        let usual = self.stream.read_timeout().expect("get the read timeout");
+        self.set_read_limit(limit);
+        let waiting = matches!(
+            self.stream.peek(&mut [0]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+        );
+        self.stream
+            .set_read_timeout(usual)
+            .expect("set the read timeout");
+        !waiting
+    }
+
     fn next(&mut self, with_body: bool) -> Option<Response> {
         let head_len = loop {
             if let Some(at) = find(&self.received, b"\r\n\r\n") {

@@ -19,5 +19,6 @@ pub mod packet;
 pub mod raw;
 pub mod report;
 pub mod server;
+pub mod site;
 mod sys;
 pub mod wait;

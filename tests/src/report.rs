@@ -54,6 +54,17 @@ impl Report {
         self.xdp.get(name).copied().unwrap_or(0)
     }
 
+    /// Frames that the XDP program did not give to the stack: the sum of its counters that are named
+    /// after passing or dropping.
+    pub fn xdp_refused(&self) -> u64 {
+        let refused = |name: &str| name.contains("pass") || name.contains("drop");
+        self.xdp
+            .iter()
+            .filter(|(name, _)| refused(name))
+            .map(|(_, value)| value)
+            .sum()
+    }
+
     /// All counters whose name starts with `prefix`, summed.
     pub fn sum_of(&self, prefix: &str) -> u64 {
         let matching = self

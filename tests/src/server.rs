@@ -266,7 +266,6 @@ impl Drop for Server {
         // Does nothing if it has ended and been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.join_readers();
         if std::thread::panicking() {
             eprintln!("server's stdout: {:#?}", self.stdout());
             eprintln!("server's stderr: {:#?}", self.stderr());
