@@ -1,0 +1,233 @@
+# shellcheck shell=bash
+# Owns what the scripts share: finding the repository, installing what is missing, building the
+# servers, making and removing a run's network namespaces, starting and stopping its processes.
+# Sourced, never run.
+
+set -euo pipefail
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+readonly ROOT
+
+# What each task needs, as KIND:WHAT:PACKAGE. KIND is `cmd` (a command) or `file` (a header).
+# libxdp-sys builds libxdp with make, hence libpcap-dev, m4 and gcc beside clang.
+# shellcheck disable=SC2034  # read by the scripts that source this file
+readonly BUILD_NEEDS=(
+    cmd:clang:clang cmd:llvm-strip:llvm cmd:gcc:gcc cmd:make:make cmd:m4:m4 cmd:pkg-config:pkg-config
+    file:/usr/include/libelf.h:libelf-dev file:/usr/include/zlib.h:zlib1g-dev
+    file:/usr/include/pcap.h:libpcap-dev file:/usr/include/stdio.h:libc6-dev
+)
+# shellcheck disable=SC2034
+readonly LAB_NEEDS=(
+    cmd:ip:iproute2 cmd:ethtool:ethtool cmd:ping:iputils-ping cmd:nc.openbsd:netcat-openbsd
+    cmd:curl:curl cmd:setsid:util-linux cmd:timeout:coreutils
+)
+
+# Ends the script with one line on stderr.
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Ends the script unless it runs as root. $1: what for.
+need_root() {
+    ((EUID == 0)) || die "$1 needs root (network namespaces, AF_XDP): run it with sudo"
+}
+
+# Puts cargo on the PATH (sudo drops a user's own), or ends the script.
+need_cargo() {
+    if ! command -v cargo >/dev/null && [[ -x ${HOME:-/root}/.cargo/bin/cargo ]]; then
+        PATH="${HOME:-/root}/.cargo/bin:$PATH"
+    fi
+    command -v cargo >/dev/null || die "cargo not found: install Rust first (https://rustup.rs)"
+}
+
+# Prints the package of every need in "$@" that is not met, one a line.
+missing_packages() {
+    local need kind what
+    for need in "$@"; do
+        kind=${need%%:*}
+        what=${need#*:}
+        what=${what%:*}
+        case $kind in
+            cmd) command -v "$what" >/dev/null || printf '%s\n' "${need##*:}" ;;
+            file) [[ -e $what ]] || printf '%s\n' "${need##*:}" ;;
+            *) die "unknown kind of need: $need" ;;
+        esac
+    done | sort -u
+}
+
+# Installs the packages whose needs are not met. Quiet and instant when nothing is missing.
+install_missing() {
+    local packages log
+    mapfile -t packages < <(missing_packages "$@")
+    ((${#packages[@]} > 0)) || return 0
+    ((EUID == 0)) || die "missing packages: ${packages[*]}: install them, or run this as root"
+    command -v apt-get >/dev/null || die "missing packages (Debian names): ${packages[*]}: this machine has no apt, install them by hand"
+    printf 'installing: %s\n' "${packages[*]}"
+    log=$(mktemp)
+    # The package lists may be absent or old: refresh them only if a first attempt fails.
+    if ! apt_install "${packages[@]}" >"$log" 2>&1; then
+        if ! { apt-get -q update && apt_install "${packages[@]}"; } >"$log" 2>&1; then
+            tail -n 5 "$log" >&2
+            rm -f "$log"
+            die "apt-get could not install: ${packages[*]}"
+        fi
+    fi
+    rm -f "$log"
+}
+
+# apt-get install in a subshell that keeps packages (nginx) from starting their service.
+apt_install() (
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap 'rm -f "$policy"' EXIT
+        trap 'exit 130' INT TERM
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    # Another copy of the script may be installing too: wait for its lock.
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
+        install --no-install-recommends "$@"
+)
+
+# Builds the servers in release, showing cargo's output only when it fails. Sets BIN_DIR.
+build_servers() {
+    local log
+    log=$(mktemp)
+    if ! cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked -p interruptlet-apps >"$log" 2>&1; then
+        tail -n 40 "$log" >&2
+        rm -f "$log"
+        die "building the servers failed"
+    fi
+    rm -f "$log"
+    BIN_DIR=$(target_dir)/release
+    [[ -x $BIN_DIR/ilet-echo && -x $BIN_DIR/ilet-httpd ]] || die "the build left no ilet-echo and ilet-httpd in $BIN_DIR"
+}
+
+# Prints cargo's target directory, wherever the environment or a configuration put it.
+target_dir() {
+    cargo metadata --manifest-path "$ROOT/Cargo.toml" --locked --no-deps --format-version 1 |
+        sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}
+
+# --- one run's namespaces -------------------------------------------------------------------------
+
+# What this run made; cleanup removes this and nothing else.
+RUN_ID=
+RUN_DIR=
+SERVER_NS=
+CLIENT_NS=
+RUN_PIDS=()
+# Addresses by pair index. The client's are on its interface; the server's are only reserved: in the
+# own-address deployment the stack has them, not the kernel.
+# shellcheck disable=SC2034  # read by the scripts that source this file
+CLIENT4=() CLIENT6=() SERVER4=() SERVER6=()
+
+# Makes a directory and two namespaces with names that no other run has.
+lab_create() {
+    local attempt
+    for attempt in 1 2 3 4 5; do
+        RUN_ID=$(printf '%d-%04x' $$ $((RANDOM * 2 + attempt)))
+        ip netns add "ilet-s-$RUN_ID" 2>/dev/null || continue
+        SERVER_NS=ilet-s-$RUN_ID
+        ip netns add "ilet-c-$RUN_ID"
+        CLIENT_NS=ilet-c-$RUN_ID
+        break
+    done
+    [[ -n $CLIENT_NS ]] || die "cannot make network namespaces: is ip netns permitted here?"
+    RUN_DIR=${TMPDIR:-/tmp}/ilet-run-$RUN_ID
+    mkdir -m 700 -- "$RUN_DIR"
+    # The namespaces isolate the addresses; random ones also keep logs of parallel runs apart.
+    NET4=10.$((RANDOM % 200 + 20)).$((RANDOM % 60 * 4))
+    NET6=$(printf 'fd%02x:%04x:%04x' $((RANDOM % 256)) $((RANDOM * 2)) $((RANDOM * 2)))
+    local ns
+    for ns in "$SERVER_NS" "$CLIENT_NS"; do
+        # No duplicate address detection: nothing waits for tentative addresses.
+        ip netns exec "$ns" sh -c 'echo 0 | tee /proc/sys/net/ipv6/conf/all/accept_dad /proc/sys/net/ipv6/conf/default/accept_dad >/dev/null'
+        ip -n "$ns" link set lo up
+    done
+}
+
+# Joins the namespaces with a veth pair: srvI in the server's, cliI in the client's.
+# $1: index (0 to 3), $2: queues.
+# shellcheck disable=SC2034
+lab_pair() {
+    local i=$1 queues=$2 net4
+    net4=${NET4%.*}.$((${NET4##*.} + i))
+    CLIENT4[i]=$net4.1 SERVER4[i]=$net4.2
+    CLIENT6[i]=$NET6:$i::1 SERVER6[i]=$NET6:$i::2
+    # Made inside the namespaces: the root namespace never sees either end.
+    ip -n "$CLIENT_NS" link add "cli$i" numtxqueues "$queues" numrxqueues "$queues" type veth \
+        peer name "srv$i" numtxqueues "$queues" numrxqueues "$queues" netns "$SERVER_NS"
+    # The kernel would send partial checksums over veth, and the stack verifies them. GRO gives the
+    # client's end the NAPI context that frames sent back by XDP need.
+    ip netns exec "$CLIENT_NS" ethtool -K "cli$i" tx off gro on >/dev/null
+    ip -n "$CLIENT_NS" address add "${CLIENT4[i]}/24" dev "cli$i"
+    ip -n "$CLIENT_NS" address add "${CLIENT6[i]}/64" dev "cli$i" nodad
+    ip -n "$SERVER_NS" link set "srv$i" up
+    ip -n "$CLIENT_NS" link set "cli$i" up
+}
+
+in_server() { ip netns exec "$SERVER_NS" "$@"; }
+in_client() { ip netns exec "$CLIENT_NS" "$@"; }
+
+# Starts a process of this run in a namespace; its output goes to $RUN_DIR/NAME.out and NAME.err.
+# Sets STARTED_PID. $1: namespace, $2: NAME, rest: the command.
+lab_start() {
+    local ns=$1 name=$2
+    shift 2
+    # A session of its own: a Ctrl-C reaches this script only, which then stops servers in order.
+    # `ip` and `setsid` both exec the command, so the pid is the command's.
+    setsid ip netns exec "$ns" "$@" </dev/null >"$RUN_DIR/$name.out" 2>"$RUN_DIR/$name.err" &
+    STARTED_PID=$!
+    RUN_PIDS+=("$STARTED_PID")
+}
+
+# Waits until the server NAME (pid $2) printed its ready line, at most 15 s; prints that line.
+wait_ready() {
+    local name=$1 pid=$2 tries
+    for ((tries = 0; tries < 150; tries++)); do
+        grep -m 1 '^ready:' "$RUN_DIR/$name.out" && return 0
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    printf '%s did not get ready: %s\n' "$name" "$(tail -n 3 "$RUN_DIR/$name.err")" >&2
+    return 1
+}
+
+# SIGTERM, then SIGKILL after 10 s. $1: a pid that this script started. Returns its exit status.
+stop_process() {
+    local pid=$1 tries status=0
+    kill -TERM "$pid" 2>/dev/null || true
+    for ((tries = 0; tries < 100; tries++)); do
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || status=$?
+    local i
+    for i in "${!RUN_PIDS[@]}"; do
+        [[ ${RUN_PIDS[i]} != "$pid" ]] || unset "RUN_PIDS[i]"
+    done
+    return "$status"
+}
+
+# Removes what this run made: its processes, its namespaces (and with them its links), its directory.
+lab_remove() {
+    local pid
+    for pid in "${RUN_PIDS[@]}"; do
+        stop_process "$pid" 2>/dev/null || true
+    done
+    RUN_PIDS=()
+    [[ -z $CLIENT_NS ]] || ip netns del "$CLIENT_NS" 2>/dev/null || true
+    [[ -z $SERVER_NS ]] || ip netns del "$SERVER_NS" 2>/dev/null || true
+    [[ -z $RUN_DIR ]] || rm -rf -- "$RUN_DIR"
+    CLIENT_NS='' SERVER_NS='' RUN_DIR=''
+}
+
+# Has lab_remove run however the script ends.
+remove_lab_at_exit() {
+    trap 'status=$?; trap "" INT TERM; lab_remove; exit $status' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
