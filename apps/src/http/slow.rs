@@ -85,7 +85,8 @@ impl Slow {
             }
             Err(refused) => {
                 if let Refused::Failed(error) = &refused {
-                    log::warn!("{}: {error}", String::from_utf8_lossy(&path));
+                    // Escaped: the client chose the name.
+                    log::warn!("{:?}: {error}", String::from_utf8_lossy(&path));
                 }
                 Err(refused.status())
             }
