@@ -114,7 +114,7 @@ pub struct Config {
     pub poll: Poll,
     /// The kernel has the addresses too; only the services' ports are taken from it.
     pub shared_address: bool,
-    /// Threads of the slow path; zero if no service needs them.
+    /// Threads of the slow path; at least one is started, for handlers that are demoted.
     pub slow_threads: usize,
     /// Bounds.
     pub limits: Limits,

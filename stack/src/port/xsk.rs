@@ -88,7 +88,7 @@ pub const fn usable_bytes(chunk_bytes: u32) -> u32 {
 }
 
 impl XskPort {
-    /// Opens and binds a socket, with an arena over its UMEM.
+    /// Opens and binds a socket, with an arena over its UMEM and its FILL ring full.
     ///
     /// # Errors
     ///
@@ -137,7 +137,8 @@ impl XskPort {
         let (fill, completion) =
             rings.ok_or_else(|| io::Error::other("the first socket of a UMEM has its rings"))?;
 
-        let port = Self {
+        let mut arena = Arena::new(memory, options.loans_max);
+        let mut port = Self {
             rx,
             tx,
             fill,
@@ -155,7 +156,10 @@ impl XskPort {
         if options.busy_poll {
             port.prefer_busy_poll();
         }
-        Ok((port, Arena::new(memory, options.loans_max)))
+        // A packet that finds the FILL ring empty is dropped: it is full before anybody may know the
+        // socket.
+        port.refill(&mut arena);
+        Ok((port, arena))
     }
 
     /// The socket, for the XSKMAP.

@@ -296,6 +296,7 @@ impl Builder {
         let config = &self.config;
         self.check_services()?;
         let interface = check_config(config)?;
+        warn_of_unserved_queues(config, &interface);
         let reservations = self.reserve(&interface)?;
 
         let program = Program::attach(&config.interface, &self.rules())?;
@@ -606,6 +607,26 @@ fn check_config(config: &Config) -> Result<Interface, StartError> {
         }
     }
     Ok(interface)
+}
+
+/// What arrives for us on a queue without a worker goes to the kernel, which does not answer for our
+/// addresses.
+fn warn_of_unserved_queues(config: &Config, interface: &Interface) {
+    let Some(queues) = interface.queues else {
+        return;
+    };
+    let unserved: Vec<String> = (0..queues)
+        .filter(|queue| !config.queues.contains(queue))
+        .map(|queue| queue.to_string())
+        .collect();
+    if !unserved.is_empty() {
+        log::warn!(
+            "{} also has queue {}: what arrives there is left to the kernel; serve all queues, or steer or \
+             reduce them (`ethtool -N`, `ethtool -L`)",
+            config.interface,
+            unserved.join(", ")
+        );
+    }
 }
 
 /// A socket that is bound to its queue.
