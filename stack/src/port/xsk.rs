@@ -261,12 +261,11 @@ impl XskPort {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             // Copy mode sends a bounded batch per call and then says "again"; the others pass as well.
-            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
+            // An interface that is down may come up again, and the runtime watches whether it is gone.
+            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::ENETDOWN) => {
                 self.kick_due = true;
                 Ok(())
             }
-            // Down for now: what is queued stays queued. The runtime watches the interface.
-            Some(libc::ENETDOWN) => Ok(()),
             _ => Err(error),
         }
     }

@@ -129,6 +129,11 @@ impl Connection {
         self.time_wait && !std::mem::replace(&mut self.time_wait_listed, true)
     }
 
+    /// Whether the core counts this connection among those in TIME-WAIT.
+    pub(super) fn is_listed_in_time_wait(&self) -> bool {
+        self.time_wait_listed
+    }
+
     /// Whether a SYN with this sequence number may begin a new connection in place of this one
     /// (RFC 9293 section 3.10.7.4: beyond everything that this one received).
     pub(super) fn gives_way_to(&self, syn_seq: u32) -> bool {
@@ -144,14 +149,13 @@ impl Connection {
         resources: &mut Resources,
         turn: &mut Turn<'_>,
     ) -> InFrame {
-        self.link = segment.link;
         let socket = self.engine.socket();
         let (received_before, unsent_before) = (socket.recv_queue(), socket.send_queue());
         let packet = &resources.memory.frame(&frame)[segment.ip..segment.end];
         let mut device = Device {
             received: Some(packet),
             egress: turn.egress,
-            link: Some(&self.link),
+            link: Some(&segment.link),
             facts: &resources.facts,
             counters: turn.counters,
             sent: 0,
@@ -163,6 +167,8 @@ impl Connection {
         let received = socket.recv_queue();
         if received > received_before || socket.send_queue() < unsent_before {
             self.progress_at = turn.now;
+            // Only a segment that fits the connection may say where its peer is.
+            self.link = segment.link;
         }
         let whole = segment.end - segment.payload == received
             && received_before == 0

@@ -102,6 +102,8 @@ pub(crate) struct Tcp {
     /// Connections in the order of their entering TIME-WAIT; those that are gone are skipped.
     time_wait: VecDeque<FlowId>,
     time_wait_max: usize,
+    /// How many connections are in TIME-WAIT.
+    time_wait_count: usize,
 }
 
 impl Resources {
@@ -151,6 +153,7 @@ impl Tcp {
             backlog_max: limits.backlog,
             time_wait: VecDeque::with_capacity(limits.time_wait),
             time_wait_max: limits.time_wait,
+            time_wait_count: 0,
         }
     }
 
@@ -275,6 +278,9 @@ impl Tcp {
         let ids: Vec<FlowId> = self.flows.ids().collect();
         for id in ids {
             self.with(id, turn, |connection, resources, turn| {
+                if connection.is_half_open() {
+                    return Status::Gone;
+                }
                 connection.drive(id, InFrame::default(), resources, turn)
             });
         }
@@ -288,16 +294,9 @@ impl Tcp {
         }
     }
 
-    /// Connections that a drain waits for: all but those in TIME-WAIT. A scan.
-    pub(crate) fn unfinished(&mut self) -> usize {
-        let ids: Vec<FlowId> = self.flows.ids().collect();
-        ids.into_iter()
-            .filter(|id| {
-                self.flows
-                    .get_mut(*id)
-                    .is_some_and(|(_, connection)| !connection.is_in_time_wait())
-            })
-            .count()
+    /// Connections that a drain waits for: all but those in TIME-WAIT.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.flows.len() - self.time_wait_count
     }
 
     /// Connections, those in the handshake and in TIME-WAIT included.
@@ -461,6 +460,7 @@ impl Tcp {
                 self.evict_time_wait(counters);
             }
             self.time_wait.push_back(id);
+            self.time_wait_count += 1;
         }
     }
 
@@ -469,6 +469,9 @@ impl Tcp {
             return;
         };
         self.timers.cancel(id.index());
+        if connection.is_listed_in_time_wait() {
+            self.time_wait_count -= 1;
+        }
         counters.flows_closed.increment();
         if self.spare_engines.len() < SPARE_ENGINES_MAX {
             self.spare_engines.push(connection.into_engine());
