@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::arena::{FrameCount, Owner};
 use crate::wire::Reject;
+use crate::{Duration, Instant};
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -97,6 +98,8 @@ counters! {
     deferred_refused,
     /// Deferred requests that the slow path dropped without an answer.
     deferred_abandoned,
+    /// Response bodies that failed while they were produced; their connections were reset.
+    bodies_failed,
     /// Replies of the slow path whose connection or frame was gone.
     replies_lost,
     /// Datagram replies cut to what one datagram may hold.
@@ -166,5 +169,42 @@ impl Counters {
             *frames = shared.load(Ordering::Relaxed);
         }
         count
+    }
+}
+
+/// Lets one event a second through to the log: what a peer can provoke must not flood it.
+#[derive(Debug)]
+pub(crate) struct RateLimit {
+    next_at: Instant,
+}
+
+impl RateLimit {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { next_at: now }
+    }
+
+    /// Whether an event at `now` may be logged.
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
+        if now < self.next_at {
+            return false;
+        }
+        self.next_at = now + Duration::from_secs(1);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_event_a_second() {
+        let at = Instant::from_millis;
+        let mut limit = RateLimit::new(at(5000));
+        let allowed: Vec<bool> = [5000, 5001, 5999, 6000, 6001]
+            .into_iter()
+            .map(|millis: i64| limit.allows(at(millis)))
+            .collect();
+        assert_eq!(allowed, [true, false, false, true, false]);
     }
 }

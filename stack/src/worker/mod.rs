@@ -25,7 +25,7 @@ use crate::pool::{Command, Route, Submitter};
 use crate::port::Port;
 use crate::service::Charge;
 use crate::tcp::{StreamPort, Tcp, Turn};
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, RateLimit};
 use crate::udp::{DatagramPort, Udp, Verdict};
 use crate::wire::{Local, Packet, TransportKind, parse};
 use crate::{Duration, Instant};
@@ -90,6 +90,7 @@ pub(crate) struct Worker<P> {
     counters: Arc<Counters>,
     /// Received frames of this turn; empty between turns.
     batch: Vec<Frame>,
+    body_warnings: RateLimit,
 }
 
 impl<P: Port> Worker<P> {
@@ -146,6 +147,7 @@ impl<P: Port> Worker<P> {
             mailbox,
             counters,
             batch: Vec::with_capacity(budget::RX_FRAMES),
+            body_warnings: RateLimit::new(now),
         }
     }
 
@@ -384,7 +386,10 @@ impl<P: Port> Worker<P> {
                 chunk: Err(error),
                 ..
             } => {
-                log::warn!("a response body failed, its connection is reset: {error}");
+                turn.counters.bodies_failed.increment();
+                if self.body_warnings.allows(now) {
+                    log::warn!("a response body failed, its connection is reset: {error}");
+                }
                 self.tcp.abort(flow, &mut turn);
             }
         }
