@@ -8,6 +8,13 @@ set -euo pipefail
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 readonly ROOT
 
+# libbpf-sys builds libbpf with a makefile that fails if the path of cargo's target directory has a space:
+# such a clone builds in the user's cache, each clone in a directory of its own.
+if [[ -z ${CARGO_TARGET_DIR:-} && $ROOT == *[[:space:]]* ]]; then
+    CARGO_TARGET_DIR=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/interruptlet/$(printf %s "$ROOT" | sha256sum | cut -c1-16)
+    export CARGO_TARGET_DIR
+fi
+
 # What each task needs, as KIND:WHAT:PACKAGE. KIND is `cmd` (a command) or `file` (a header).
 # libxdp-sys builds libxdp with make, hence libpcap-dev, m4 and gcc beside clang.
 # shellcheck disable=SC2034  # read by the scripts that source this file

@@ -40,7 +40,9 @@ fn curl_loads_pages_over_both_versions() {
         assert_eq!(part, &Site::SMALL.as_bytes()[10..20]);
     }
     let report = server.stop();
-    assert!(report.counter("tcp_requests") >= 12, "{report:?}");
+    // On the core, or by the slow path.
+    let requests = report.counter("tcp_requests") + report.counter("deferred");
+    assert!(requests >= 12, "{report:?}");
     assert!(
         report.counter("deferred") >= 2,
         "the first read of a file is the slow path's: {report:?}"

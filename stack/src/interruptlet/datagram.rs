@@ -71,7 +71,7 @@ impl<'a> DatagramRequest<'a> {
         DatagramReply(DatagramOutcome::Ignore)
     }
 
-    /// Hands the datagram to the port's [`SlowPath`](super::SlowPath), in its frame.
+    /// Hands the datagram to the port's [`SlowPath`](crate::pool::SlowPath), in its frame.
     pub fn defer(self) -> DatagramReply {
         DatagramReply(DatagramOutcome::Defer)
     }

@@ -8,7 +8,7 @@
 //!
 //! * [`StreamInterruptlet`] serves a TCP port, [`DatagramInterruptlet`] a UDP port. Each worker (core)
 //!   has its own instance, so `&mut self` needs no lock.
-//! * [`SlowPath`] serves what an interruptlet defers, on the ordinary threads of the [`crate::pool`].
+//! * What they defer is served by a [`SlowPath`](crate::pool::SlowPath) on ordinary threads.
 
 mod datagram;
 mod stream;
@@ -24,7 +24,6 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::Instant;
-use crate::pool::{Deferred, Responder};
 
 /// What the core knows of a request besides its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -62,17 +61,13 @@ impl Outbox {
         }
     }
 
+    /// The same as a slow-path response (for handlers that run on the pool).
+    pub(crate) fn into_parts(self) -> (Vec<u8>, Bytes) {
+        (self.head, self.content)
+    }
+
     pub(crate) fn clear(&mut self) {
         self.head.clear();
         self.content = Bytes::new();
     }
-}
-
-/// Serves deferred requests on the threads of the slow path pool.
-///
-/// One instance is shared by all threads. It may block and allocate; while it works the core goes on.
-pub trait SlowPath: Send + Sync + 'static {
-    /// Answers one request. Dropping `responder` unused closes the connection (or sends nothing, for a
-    /// datagram) and is counted, so a panicking handler cannot leave a peer hanging.
-    fn serve(&self, request: Deferred, responder: Responder);
 }

@@ -103,7 +103,7 @@ impl<'a> StreamRequest<'a> {
     }
 
     /// Consumes `consumed` bytes (capped at what is there) and hands them to the port's
-    /// [`SlowPath`](super::SlowPath).
+    /// [`SlowPath`](crate::pool::SlowPath).
     pub fn defer(self, consumed: usize) -> StreamReply {
         StreamReply(StreamOutcome::Defer {
             consumed: consumed.min(self.len),
@@ -295,7 +295,9 @@ mod tests {
         let mut writer = StreamRequest::new(&mut buffer, 3, &info, &mut outbox).reply(3);
         writer.write(b"left over");
         let _ = writer.send_with_content(Bytes::from_static(b"content"), false);
-        let _ = StreamRequest::new(&mut buffer, 3, &info, &mut outbox).reply(3).send();
+        let _ = StreamRequest::new(&mut buffer, 3, &info, &mut outbox)
+            .reply(3)
+            .send();
         assert!(outbox.head.is_empty() && outbox.content.is_empty());
     }
 }

@@ -1,0 +1,246 @@
+//! The slow path: threads that read the disk, fill the cache and answer what the fast path does not.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use interruptlet::pool::{Body, Deferred, Responder, Response, SlowPath};
+
+use super::Site;
+use super::answer::{Asked, Exchange, Status, sort};
+use super::cache::Entry;
+use super::date;
+use super::files::{Identity, Kind, Opened, Refused};
+use super::plan::{self, Plan};
+use super::range::ByteRange;
+use super::representation::Representation;
+use super::request::{Request, header_storage, looks_like_head, parse};
+use super::response::{Detail, Multipart, answer, content_range, file_head};
+use super::source::{Content, Piece, Pieces};
+use super::target::{Target, directory_location, file_path};
+
+/// How often a file that changes while it is read is read again before it is sent as it comes.
+const READ_ATTEMPTS: usize = 3;
+
+/// The HTTP handler of the slow path's threads.
+#[derive(Debug)]
+pub struct Slow {
+    site: Arc<Site>,
+}
+
+/// A file ready to be sent.
+enum Found {
+    Cached(Arc<Entry>),
+    /// Too large for the cache, or changing too fast.
+    OnDisk(std::fs::File, Representation),
+    /// A directory that was asked for like a file.
+    Directory,
+}
+
+impl Slow {
+    /// A handler for all threads.
+    pub fn new(site: Arc<Site>) -> Self {
+        Self { site }
+    }
+
+    /// Answers the request in `bytes`, taken up by the loop at `now` (in microseconds of its clock).
+    pub fn respond(&self, bytes: &[u8], now: i64) -> Response {
+        let mut storage = header_storage();
+        let request = match parse(bytes, &mut storage) {
+            Ok(Some(request)) => request,
+            // The fast path defers whole and valid requests only.
+            Ok(None) => return refusal(Exchange::last(looks_like_head(bytes)), Status::BadRequest),
+            Err(status) => return refusal(Exchange::last(looks_like_head(bytes)), status),
+        };
+        let exchange = Exchange::of(&request);
+        let result = match sort(&request) {
+            Asked::File(target) => self.respond_with_file(&request, target, now),
+            Asked::Answer(status) => Err(status),
+        };
+        result.unwrap_or_else(|status| refusal(exchange, status))
+    }
+
+    fn respond_with_file(
+        &self,
+        request: &Request<'_, '_>,
+        target: Target<'_>,
+        now: i64,
+    ) -> Result<Response, Status> {
+        let path = file_path(target.path)?;
+        let exchange = Exchange::of(request);
+        match self.find(&path, now) {
+            Ok(Found::Cached(entry)) => {
+                entry.used(now);
+                let content = Content::Shared(entry.body.clone());
+                Ok(self.response(request, &entry.representation, content))
+            }
+            Ok(Found::OnDisk(file, representation)) => {
+                Ok(self.response(request, &representation, Content::File(file)))
+            }
+            Ok(Found::Directory) => {
+                let location = directory_location(&path, target.query);
+                let detail = Detail::Location(&location);
+                Ok(small(exchange, Status::MovedPermanently, detail))
+            }
+            Err(refused) => {
+                if let Refused::Failed(error) = &refused {
+                    // Escaped: the client chose the name.
+                    log::warn!("{:?}: {error}", String::from_utf8_lossy(&path));
+                }
+                Err(refused.status())
+            }
+        }
+    }
+
+    /// Finds the file as it is now: in the cache if it is still the same, else on the disk.
+    fn find(&self, path: &[u8], now: i64) -> Result<Found, Refused> {
+        let cache = &self.site.cache;
+        let cached = cache.get(path);
+        if let Some(entry) = &cached {
+            // Another thread was here a moment ago.
+            if entry.is_fresh(now) {
+                return Ok(Found::Cached(entry.clone()));
+            }
+            if let Ok(Kind::File(identity)) = self.site.root.kind(path)
+                && identity == entry.identity
+                && !entry.is_racy
+            {
+                entry.validated(now);
+                return Ok(Found::Cached(entry.clone()));
+            }
+        }
+        let found = self.load(path, now);
+        if cached.is_some() && !matches!(found, Ok(Found::Cached(_))) {
+            cache.remove(path);
+        }
+        found
+    }
+
+    /// Reads a file, into the cache if it may go there.
+    fn load(&self, path: &[u8], now: i64) -> Result<Found, Refused> {
+        let (file, mut identity) = match self.site.root.open_file(path)? {
+            Opened::File(file, identity) => (file, identity),
+            Opened::Directory => return Ok(Found::Directory),
+        };
+        for _ in 0..READ_ATTEMPTS {
+            if identity.len > self.site.cache.max_file_bytes() as u64 {
+                break;
+            }
+            // Before the reading: a change during it must count as recent.
+            let is_racy = identity.is_racy(SystemTime::now());
+            let mut body = vec![0; identity.len as usize];
+            let read = file.read_exact_at(&mut body, 0);
+            let identity_after = Identity::of_file(&file)?;
+            if identity_after != identity {
+                identity = identity_after;
+                continue;
+            }
+            read?;
+            let entry = Arc::new(Entry::new(
+                representation(path, &identity),
+                body.into(),
+                identity,
+                is_racy,
+                now,
+            ));
+            self.site.cache.insert(path, entry.clone());
+            return Ok(Found::Cached(entry));
+        }
+        let representation = representation(path, &identity);
+        Ok(Found::OnDisk(file, representation))
+    }
+
+    fn response(
+        &self,
+        request: &Request<'_, '_>,
+        file: &Representation,
+        content: Content,
+    ) -> Response {
+        let exchange = Exchange::of(request);
+        let plan = plan::decide(request, file);
+        let mut multipart = Multipart::default();
+        let body = match &plan {
+            Plan::Whole if !exchange.head_only => {
+                let (start, end) = (0, file.len);
+                body_of_range(content, ByteRange { start, end })
+            }
+            Plan::Part(range) => body_of_range(content, *range),
+            Plan::Parts(ranges) => {
+                let pieces = pieces_of_parts(ranges, file, &self.site.boundary);
+                let pieces = Pieces::new(content, pieces);
+                multipart.boundary = &self.site.boundary;
+                multipart.len = pieces.len();
+                Body::Source(Box::new(pieces))
+            }
+            _ => Body::Empty,
+        };
+        let mut head = Vec::with_capacity(512);
+        let date = date::date_line();
+        file_head(&mut head, exchange, date.as_bytes(), file, &plan, multipart);
+        Response {
+            head,
+            body,
+            close: !exchange.keep_alive,
+        }
+    }
+}
+
+impl SlowPath for Slow {
+    fn serve(&self, request: Deferred, responder: Responder) {
+        let now = request.info().now.total_micros();
+        responder.send(self.respond(request.bytes(), now));
+    }
+}
+
+fn representation(path: &[u8], identity: &Identity) -> Representation {
+    let modified = identity.modified(date::wall_seconds());
+    let name = String::from_utf8_lossy(path);
+    Representation::new(&name, identity.len, identity.etag(), modified)
+}
+
+fn body_of_range(content: Content, range: ByteRange) -> Body {
+    if range.is_empty() {
+        return Body::Empty;
+    }
+    match content {
+        Content::Shared(bytes) => Body::Content(slice(&bytes, range)),
+        content => Body::Source(Box::new(Pieces::new(content, [Piece::Range(range)]))),
+    }
+}
+
+/// `range` was selected from these very bytes.
+fn slice(bytes: &Bytes, range: ByteRange) -> Bytes {
+    bytes.slice(range.start as usize..range.end as usize)
+}
+
+/// The body of a `multipart/byteranges` reply (RFC 9110 section 14.6).
+fn pieces_of_parts(ranges: &[ByteRange], file: &Representation, boundary: &str) -> Vec<Piece> {
+    let mut pieces = Vec::with_capacity(2 * ranges.len() + 1);
+    for (number, range) in ranges.iter().enumerate() {
+        let line_end = if number == 0 { "" } else { "\r\n" };
+        let mut text = format!("{line_end}--{boundary}\r\n").into_bytes();
+        text.extend_from_slice(file.content_type());
+        content_range(&mut text, *range, file.len);
+        text.extend_from_slice(b"\r\n");
+        pieces.push(Piece::Text(text));
+        pieces.push(Piece::Range(*range));
+    }
+    pieces.push(Piece::Text(format!("\r\n--{boundary}--\r\n").into_bytes()));
+    pieces
+}
+
+fn refusal(exchange: Exchange, status: Status) -> Response {
+    small(exchange, status, Detail::None)
+}
+
+fn small(exchange: Exchange, status: Status, detail: Detail<'_>) -> Response {
+    let mut head = Vec::with_capacity(256);
+    let date = date::date_line();
+    answer(&mut head, exchange, date.as_bytes(), status, detail);
+    Response {
+        head,
+        body: Body::Empty,
+        close: !exchange.keep_alive,
+    }
+}

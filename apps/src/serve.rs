@@ -1,0 +1,210 @@
+//! Running a stack in the foreground: the ready line, the counters, signals, and the exit code.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use interruptlet::arena::Owner;
+use interruptlet::{Builder, Report, RunError, StartError};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::cli::{Misuse, StackArgs};
+use crate::http::files::RootError;
+
+/// How long requests in progress may take after a signal.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often signals and the stack's health are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Why a server ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line makes no sense.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+    /// There is nothing to serve.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The stack did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The stack ended by itself.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The system failed.
+    #[error(
+        "cannot watch for signals: {0}; this is unusual, see whether the system is short of memory"
+    )]
+    Signals(io::Error),
+    /// A frame was lost.
+    #[error(
+        "frames were not conserved: a defect of this program, please report it with the counters"
+    )]
+    FramesLost,
+}
+
+/// Says on standard error what went wrong, in a line, and turns it into an exit code: 0 if nothing did,
+/// 2 for misuse, else 1.
+pub fn exit_code(result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else {
+        return ExitCode::SUCCESS;
+    };
+    // If nobody listens, the exit code is left.
+    let _ = writeln!(io::stderr(), "error: {failure}");
+    match failure {
+        Failure::Misuse(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Starts a stack and runs it until a signal ends it in order, or a failure. `services` says in the ready
+/// line what is served. A second signal ends the process at once.
+///
+/// # Errors
+/// When it cannot start, or ends by itself.
+pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Failure> {
+    log_to_stderr();
+    let told_to_end = signals().map_err(Failure::Signals)?;
+    let mut stack = builder.start()?;
+    let addresses: Vec<String> = args.addresses.iter().map(ToString::to_string).collect();
+    let (interface, addresses) = (&args.interface, addresses.join(", "));
+    let facts = stack.facts();
+    print(&format!(
+        "ready: {services} of {addresses} on {interface}, {facts}\n"
+    ));
+
+    let mut reported_at = Instant::now();
+    let ended = loop {
+        if told_to_end.load(Ordering::Relaxed) {
+            break Ok(());
+        }
+        if let Err(error) = stack.check() {
+            break Err(error);
+        }
+        if args
+            .stats_interval()
+            .is_some_and(|every| reported_at.elapsed() >= every)
+        {
+            reported_at = Instant::now();
+            print(&Lines(&stack.report()).to_string());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
+    let report = stack.shutdown(GRACE);
+    print(&Lines(&report).to_string());
+    ended?;
+    if report.conserved {
+        Ok(())
+    } else {
+        Err(Failure::FramesLost)
+    }
+}
+
+/// A flag that SIGTERM and SIGINT raise; when it is up already they end the process.
+fn signals() -> io::Result<Arc<AtomicBool>> {
+    let raised = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // In this order: the first signal finds it down.
+        flag::register_conditional_shutdown(signal, 1, raised.clone())?;
+        flag::register(signal, raised.clone())?;
+    }
+    Ok(raised)
+}
+
+/// Prints at once. Output that nobody takes must not stop the server.
+fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+}
+
+/// A report in lines that scripts can read: `counter NAME VALUE` and `xdp NAME VALUE` for what is not
+/// zero, `frames queue=N total=N OWNER=N ...` for each queue, and `conserved yes` or `no` at the end.
+struct Lines<'a>(&'a Report);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (kind, values) in [("counter", &self.0.counters), ("xdp", &self.0.xdp)] {
+            for (name, value) in values.iter().filter(|(_, value)| *value > 0) {
+                writeln!(f, "{kind} {name} {value}")?;
+            }
+        }
+        for (queue, count) in &self.0.frames {
+            write!(f, "frames queue={queue} total={}", count.total)?;
+            for owner in Owner::ALL {
+                write!(f, " {}={}", owner.name(), count.of(owner))?;
+            }
+            writeln!(f)?;
+        }
+        let conserved = if self.0.conserved { "yes" } else { "no" };
+        writeln!(f, "conserved {conserved}")
+    }
+}
+
+/// Warnings and worse, a line each.
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = record.level().as_str().to_ascii_lowercase();
+            let _ = writeln!(io::stderr(), "{level}: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn log_to_stderr() {
+    // Fails only if there is a logger already, which will do.
+    if log::set_logger(&StderrLog).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use interruptlet::arena::FrameCount;
+
+    #[test]
+    fn a_report_in_lines() {
+        let mut count = FrameCount {
+            total: 8,
+            ..FrameCount::default()
+        };
+        count.by_owner[Owner::Free as usize] = 5;
+        count.by_owner[Owner::Fill as usize] = 3;
+        let report = Report {
+            counters: vec![("rx_frames", 7), ("tx_frames", 0)],
+            xdp: vec![("redirect", 7)],
+            frames: vec![(1, count)],
+            conserved: true,
+        };
+        assert_eq!(
+            Lines(&report).to_string(),
+            "counter rx_frames 7\nxdp redirect 7\n\
+             frames queue=1 total=8 free=5 fill=3 rx=0 tx=0 flow=0 loan=0\nconserved yes\n"
+        );
+    }
+
+    #[test]
+    fn misuse_has_an_exit_code_of_its_own() {
+        assert_eq!(exit_code(Ok(())), ExitCode::SUCCESS);
+        assert_eq!(exit_code(Err(Failure::FramesLost)), ExitCode::FAILURE);
+        let misuse = Misuse::CoresPerQueue {
+            queues: 1,
+            cores: 2,
+        };
+        assert_eq!(exit_code(Err(misuse.into())), ExitCode::from(2));
+    }
+}

@@ -1,0 +1,205 @@
+//! Limits and their relations, and the checked configuration of a stack.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::Duration;
+use crate::port::xsk;
+
+/// Bytes of an engine's receive buffer: also the largest window that is announced.
+pub const ENGINE_RX_BYTES: usize = 16 * 1024;
+/// Bytes of an engine's send buffer: what can be in flight to one peer.
+pub const ENGINE_TX_BYTES: usize = 64 * 1024;
+/// Room behind a request that is not in its frame any more, for a reply in place.
+pub(crate) const SCRATCH_ROOM_BYTES: usize = 2 * 1024;
+
+/// Addresses at most: smoltcp's compile-time table (`iface-max-addr-count-8`).
+pub const ADDRESSES_MAX: usize = smoltcp::config::IFACE_MAX_ADDR_COUNT;
+
+/// The smallest MTU that IPv6 allows (RFC 8200 section 5), and the largest that a frame holds.
+pub const MTU_MIN: usize = 1280;
+/// See [`MTU_MIN`]. Two 802.1Q tags may be in front of the packet.
+pub const MTU_MAX: usize =
+    xsk::usable_bytes(LARGE_CHUNK_BYTES) as usize - crate::wire::LINK_HEADER_BYTES_MAX;
+
+/// UMEM chunk sizes: the kernel wants powers of two, at most a page.
+pub(crate) const SMALL_CHUNK_BYTES: u32 = 2048;
+pub(crate) const LARGE_CHUNK_BYTES: u32 = 4096;
+
+const _: () = {
+    assert!(ADDRESSES_MAX == 8);
+    // A whole segment of the largest MTU fits the window, or senders would stall.
+    assert!(ENGINE_RX_BYTES >= 2 * MTU_MAX);
+    // A window beyond 16 bits would need the scale that only engines negotiate.
+    assert!(ENGINE_RX_BYTES <= 65_535);
+    assert!(MTU_MAX <= u16::MAX as usize);
+};
+
+/// How a socket is bound to its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Zero-copy if the driver can, else copy.
+    #[default]
+    Auto,
+    /// Zero-copy or nothing.
+    ZeroCopy,
+    /// Copy, even if the driver could do better.
+    Copy,
+}
+
+/// What a core does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Poll {
+    /// Looks again at once: lowest latency, one core always busy.
+    Busy,
+    /// Looks again for a while, then sleeps until something arrives.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Sleep,
+}
+
+/// An address and the length of its prefix in bits, as in `192.0.2.1/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of the prefix, 0 to 32 or 128.
+    pub prefix: u8,
+}
+
+/// Not an address with a prefix length.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address with a prefix length, such as 192.0.2.1/24 or 2001:db8::1/64")]
+pub struct CidrError(String);
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        let error = || CidrError(text.to_owned());
+        let (address, prefix) = text.split_once('/').ok_or_else(error)?;
+        let address: IpAddr = address.parse().map_err(|_| error())?;
+        let prefix: u8 = prefix.parse().map_err(|_| error())?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > bits {
+            return Err(error());
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// What a stack is made of. Start from [`Config::new`] and set what differs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the interface.
+    pub interface: String,
+    /// Our addresses, 1 to [`ADDRESSES_MAX`].
+    pub addresses: Vec<Cidr>,
+    /// Next hops for destinations that are not on the link, at most one per IP version.
+    pub gateways: Vec<IpAddr>,
+    /// Queues of the interface, one worker each.
+    pub queues: Vec<u32>,
+    /// The core of each worker; as many as queues.
+    pub cores: Vec<usize>,
+    /// How to bind the sockets.
+    pub mode: Mode,
+    /// What idle cores do.
+    pub poll: Poll,
+    /// The kernel has the addresses too; only the services' ports are taken from it.
+    pub shared_address: bool,
+    /// Threads of the slow path; at least one is started, for handlers that are demoted.
+    pub slow_threads: usize,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// A configuration for queue 0 of `interface` on core 0, without addresses.
+    pub fn new(interface: impl Into<String>) -> Self {
+        Self {
+            interface: interface.into(),
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            queues: vec![0],
+            cores: vec![0],
+            mode: Mode::default(),
+            poll: Poll::default(),
+            shared_address: false,
+            slow_threads: 2,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Bounds of one worker (and of the pool, where it says so).
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Frames in the arena.
+    pub frames: u32,
+    /// Entries of each ring, a power of two.
+    pub ring_entries: u32,
+    /// Frames kept on the FILL ring: how many packets may arrive between two looks.
+    pub fill_target: u32,
+    /// Frames lent to the slow path at most.
+    pub loans: u32,
+    /// Connections at most.
+    pub flows: usize,
+    /// Connections that have not completed the handshake, at most: the oldest make room.
+    pub backlog: usize,
+    /// Connections in TIME-WAIT at most: the oldest make room.
+    pub time_wait: usize,
+    /// How long a handler call may take before it counts as an overrun.
+    pub handler_budget: Duration,
+    /// Jobs waiting for the pool (all workers together).
+    pub slow_queue: usize,
+    /// Commands waiting for a worker.
+    pub commands: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // FILL and TX at full load, some loans, and headroom: see ARCHITECTURE.md, "Frames".
+            frames: 4096,
+            ring_entries: 2048,
+            fill_target: 1024,
+            loans: 512,
+            flows: 65_536,
+            backlog: 4096,
+            time_wait: 8192,
+            handler_budget: Duration::from_micros(50),
+            slow_queue: 1024,
+            commands: 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_prefixes() {
+        let cidr: Cidr = "10.0.0.1/24".parse().unwrap();
+        assert_eq!(cidr.to_string(), "10.0.0.1/24");
+        assert!("2001:db8::1/64".parse::<Cidr>().is_ok());
+        for wrong in [
+            "10.0.0.1",
+            "10.0.0.1/33",
+            "::1/129",
+            "x/8",
+            "10.0.0.1/-1",
+            "",
+        ] {
+            let error = wrong.parse::<Cidr>().unwrap_err();
+            assert!(error.to_string().contains("192.0.2.1/24"), "{error}");
+        }
+    }
+}

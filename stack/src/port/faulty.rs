@@ -1,0 +1,229 @@
+//! A port with faults: seeded loss, duplication, reordering (by delay) and corruption, both ways.
+//!
+//! The same seed over the same traffic at the same times makes the same faults.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::Port;
+use crate::arena::{Arena, Frame, Owner};
+use crate::telemetry::Counters;
+use crate::{Duration, Instant};
+
+/// How often what goes wrong, as probabilities from 0 to 1 per frame.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    /// The frame is lost.
+    pub loss: f64,
+    /// The frame comes twice.
+    pub duplication: f64,
+    /// The frame is held back for up to [`delay_max`](Self::delay_max), so that others overtake it.
+    pub reordering: f64,
+    /// One bit of the frame is flipped.
+    pub corruption: f64,
+    /// The longest delay of a frame that is held back.
+    pub delay_max: Duration,
+}
+
+/// Frames held back at most, per direction: beyond, they pass undelayed.
+const DELAYED_MAX: usize = 64;
+
+/// `inner` with faults.
+#[derive(Debug)]
+pub struct FaultyPort<P> {
+    inner: P,
+    faults: Faults,
+    random: SmallRng,
+    inbound: Vec<(Instant, Frame)>,
+    outbound: Vec<(Instant, Frame)>,
+    scratch: Vec<Frame>,
+}
+
+impl<P: Port> FaultyPort<P> {
+    /// Wraps `inner`.
+    pub fn new(inner: P, faults: Faults, seed: u64) -> Self {
+        Self {
+            inner,
+            faults,
+            random: SmallRng::seed_from_u64(seed),
+            inbound: Vec::with_capacity(DELAYED_MAX),
+            outbound: Vec::with_capacity(DELAYED_MAX),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Changes what goes wrong from now on.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    fn happens(&mut self, probability: f64) -> bool {
+        probability > 0.0 && self.random.random_bool(probability.min(1.0))
+    }
+
+    /// Lets one frame through to `to`, or not, or twice, or later.
+    fn pass(&mut self, arena: &mut Arena, mut frame: Frame, now: Instant, inbound: bool) {
+        if self.happens(self.faults.loss) {
+            arena.free(frame);
+            return;
+        }
+        if self.happens(self.faults.corruption) && frame.len() > 0 {
+            let len = frame.len();
+            let byte = self.random.random_range(0..len);
+            let bit = self.random.random_range(0..8);
+            arena.buffer_mut(&mut frame)[byte] ^= 1 << bit;
+        }
+        let owner = if inbound { Owner::Rx } else { Owner::Tx };
+        if self.happens(self.faults.duplication)
+            && let Some(mut copy) = arena.alloc(owner)
+        {
+            let len = frame.len();
+            let (target, source) = (arena.buffer_mut(&mut copy), arena.bytes(&frame));
+            target[..len].copy_from_slice(source);
+            arena.set_len(&mut copy, len);
+            self.scratch.push(copy);
+        }
+        let delayed = if inbound {
+            self.inbound.len()
+        } else {
+            self.outbound.len()
+        };
+        if delayed < DELAYED_MAX && self.happens(self.faults.reordering) {
+            let micros = self.faults.delay_max.total_micros().max(1);
+            let until = now + Duration::from_micros(self.random.random_range(0..micros));
+            if inbound {
+                self.inbound.push((until, frame));
+            } else {
+                self.outbound.push((until, frame));
+            }
+        } else {
+            self.scratch.push(frame);
+        }
+    }
+}
+
+/// Moves the frames whose time has come from `delayed` to `to`.
+fn release(delayed: &mut Vec<(Instant, Frame)>, now: Instant, to: &mut Vec<Frame>) {
+    let mut index = 0;
+    while index < delayed.len() {
+        if delayed[index].0 <= now {
+            to.push(delayed.swap_remove(index).1);
+        } else {
+            index += 1;
+        }
+    }
+}
+
+impl<P: Port> Port for FaultyPort<P> {
+    fn receive(
+        &mut self,
+        arena: &mut Arena,
+        batch: &mut Vec<Frame>,
+        budget: usize,
+        now: Instant,
+        counters: &Counters,
+    ) {
+        let before = batch.len();
+        self.inner.receive(arena, batch, budget, now, counters);
+        let received: Vec<Frame> = batch.drain(before..).collect();
+        release(&mut self.inbound, now, batch);
+        for frame in received {
+            self.pass(arena, frame, now, true);
+        }
+        batch.append(&mut self.scratch);
+    }
+
+    fn transmit(
+        &mut self,
+        arena: &mut Arena,
+        queue: &mut Vec<Frame>,
+        now: Instant,
+        counters: &Counters,
+    ) -> io::Result<()> {
+        let sent = std::mem::take(queue);
+        release(&mut self.outbound, now, queue);
+        for frame in sent {
+            self.pass(arena, frame, now, false);
+        }
+        queue.append(&mut self.scratch);
+        self.inner.transmit(arena, queue, now, counters)
+    }
+
+    fn wait(&mut self, wake: Option<BorrowedFd<'_>>, timeout: Duration) -> io::Result<()> {
+        self.inner.wait(wake, timeout)
+    }
+
+    fn reap(&mut self, arena: &mut Arena, counters: &Counters) {
+        self.inner.reap(arena, counters);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::memory;
+
+    /// The payloads that come through, in order.
+    fn received(faults: Faults, seed: u64) -> Vec<Vec<u8>> {
+        let (port, peer) = memory::pair();
+        let mut port = FaultyPort::new(port, faults, seed);
+        let mut arena = Arena::anonymous(256, 256, 0);
+        let counters = Counters::default();
+        let mut all = Vec::new();
+        for number in 0..200u8 {
+            peer.inject(&[number; 20]);
+            let mut batch = Vec::new();
+            let now = Instant::from_micros(i64::from(number) * 10);
+            port.receive(&mut arena, &mut batch, 64, now, &counters);
+            for frame in batch {
+                all.push(arena.bytes(&frame).to_vec());
+                arena.free(frame);
+            }
+        }
+        let held = port.inbound.len() as u32;
+        assert_eq!(arena.count().of(Owner::Rx), held);
+        assert!(arena.count().is_conserved());
+        all
+    }
+
+    #[test]
+    fn without_faults_everything_passes_in_order() {
+        let all = received(Faults::default(), 7);
+        assert_eq!(all, (0..200u8).map(|n| vec![n; 20]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn each_fault_happens_and_the_seed_decides() {
+        let loss = Faults {
+            loss: 0.2,
+            ..Faults::default()
+        };
+        let lost = 200 - received(loss, 1).len();
+        assert!((10..90).contains(&lost), "{lost} of 200 lost");
+        assert_eq!(received(loss, 1), received(loss, 1));
+        assert_ne!(received(loss, 1), received(loss, 2));
+
+        let duplication = Faults {
+            duplication: 0.2,
+            ..Faults::default()
+        };
+        assert!(received(duplication, 1).len() > 210);
+
+        let reordering = Faults {
+            reordering: 0.3,
+            delay_max: Duration::from_micros(100),
+            ..Faults::default()
+        };
+        assert!(!received(reordering, 1).is_sorted());
+
+        let corruption = Faults {
+            corruption: 0.5,
+            ..Faults::default()
+        };
+        let all = received(corruption, 1);
+        assert!(all.iter().any(|frame| frame.iter().any(|b| *b != frame[0])));
+    }
+}

@@ -1,0 +1,64 @@
+//! A NIC queue as a core sees it.
+//!
+//! * [`xsk`]: an AF_XDP socket.
+//! * [`memory`]: two queues in memory, for tests, simulations and instruction counts.
+//! * [`faulty`]: any port, with seeded loss, duplication, reordering and corruption.
+
+pub mod faulty;
+pub mod memory;
+pub mod xsk;
+
+use std::io;
+
+use crate::arena::{Arena, Frame};
+use crate::telemetry::Counters;
+use crate::{Duration, Instant};
+
+/// A queue pair: frames in, frames out.
+///
+/// Calls in one turn of the loop: [`receive`](Self::receive), then [`transmit`](Self::transmit) with
+/// everything that the turn produced. A port moves frames between itself and the arena it is given,
+/// which must be the same at every call.
+pub trait Port {
+    /// Appends up to `budget` received frames to `batch`, and refills the receive side from the free
+    /// pool.
+    fn receive(
+        &mut self,
+        arena: &mut Arena,
+        batch: &mut Vec<Frame>,
+        budget: usize,
+        now: Instant,
+        counters: &Counters,
+    );
+
+    /// Takes the frames of `queue` for sending, as many as there is room for, tells the kernel once, and
+    /// frees the frames that were sent earlier. What does not fit stays in `queue`.
+    ///
+    /// # Errors
+    ///
+    /// If the queue is gone: the interface was deleted, or the socket broke.
+    fn transmit(
+        &mut self,
+        arena: &mut Arena,
+        queue: &mut Vec<Frame>,
+        now: Instant,
+        counters: &Counters,
+    ) -> io::Result<()>;
+
+    /// Lets the kernel work on this queue in our own time (busy polling), without waiting.
+    fn busy_poll(&mut self) {}
+
+    /// Sleeps until a frame arrives, `wake` is readable, or `timeout` is over.
+    ///
+    /// # Errors
+    ///
+    /// If the queue is gone.
+    fn wait(
+        &mut self,
+        wake: Option<std::os::fd::BorrowedFd<'_>>,
+        timeout: Duration,
+    ) -> io::Result<()>;
+
+    /// Frees what was sent earlier, without sending anything.
+    fn reap(&mut self, arena: &mut Arena, counters: &Counters);
+}

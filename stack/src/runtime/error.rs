@@ -1,0 +1,215 @@
+//! Why a stack did not start, or ended by itself. One line each: what, why, what to do.
+
+use std::io;
+use std::net::IpAddr;
+
+use interruptlet_xdp::{AttachError, RegisterError};
+
+use crate::config::{ADDRESSES_MAX, Cidr, MTU_MAX, MTU_MIN};
+
+/// Why a stack did not start. Nothing is left attached, bound or running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No such interface.
+    #[error("no Ethernet interface is called {interface:?} here: `ip link` lists those there are")]
+    NoSuchInterface {
+        /// The name asked for.
+        interface: String,
+    },
+    /// The interface is down.
+    #[error("interface {interface} is down: bring it up with `ip link set {interface} up`")]
+    InterfaceDown {
+        /// The interface.
+        interface: String,
+    },
+    /// Frames cannot hold packets of this interface's MTU.
+    #[error(
+        "the MTU of {interface} is {mtu} bytes, but frames hold {MTU_MIN} to {MTU_MAX}: set it with \
+         `ip link set {interface} mtu 1500`"
+    )]
+    Mtu {
+        /// The interface.
+        interface: String,
+        /// Its MTU in bytes.
+        mtu: usize,
+    },
+    /// No address, or too many.
+    #[error("{count} addresses were given, but a stack has 1 to {ADDRESSES_MAX}: see --address")]
+    AddressCount {
+        /// How many there were.
+        count: usize,
+    },
+    /// An address that no host can have.
+    #[error(
+        "{0} is not a unicast host address: give the server an address of its own, such as 192.0.2.1/24"
+    )]
+    NotUnicast(Cidr),
+    /// The kernel has an address that is to be ours alone.
+    #[error(
+        "the kernel has {address} on {interface}: remove it there (`ip address del`), choose another, or \
+         share it with --shared-address"
+    )]
+    KernelHasAddress {
+        /// The address.
+        address: IpAddr,
+        /// Where the kernel has it.
+        interface: String,
+    },
+    /// The kernel does not have an address that is to be shared.
+    #[error(
+        "the kernel does not have {address} on {interface}, so it cannot be shared: add it there \
+         (`ip address add`), or leave --shared-address out"
+    )]
+    KernelLacksAddress {
+        /// The address.
+        address: IpAddr,
+        /// The interface.
+        interface: String,
+    },
+    /// More than one gateway of a version, or one of a version without address.
+    #[error("gateway {0}: give at most one per IP version, each with an address of that version")]
+    Gateway(IpAddr),
+    /// No queue, or not one core for each.
+    #[error(
+        "{queues} queues and {cores} cores were given: give one core for each queue, and at least one"
+    )]
+    QueuesAndCores {
+        /// Number of queues.
+        queues: usize,
+        /// Number of cores.
+        cores: usize,
+    },
+    /// A queue was given twice.
+    #[error("queue {0} was given twice: each queue has one worker")]
+    QueueTwice(u32),
+    /// The interface has fewer queues.
+    #[error(
+        "{interface} has no receive queue {queue}: its queues are 0 to {last} (`ethtool -l {interface}`)"
+    )]
+    QueueOutOfRange {
+        /// The interface.
+        interface: String,
+        /// The queue asked for.
+        queue: u32,
+        /// The last queue that it has.
+        last: u32,
+    },
+    /// No such core.
+    #[error("this process may not run on core {core}: it may run on {allowed}")]
+    NoSuchCore {
+        /// The core asked for.
+        core: usize,
+        /// The cores it may run on.
+        allowed: String,
+    },
+    /// Two services for one port.
+    #[error("{protocol} port {port} has two services: register one")]
+    PortTwice {
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+        /// The port.
+        port: u16,
+    },
+    /// The port of a shared address is in use by a kernel socket.
+    #[error(
+        "{protocol} port {port} of {address} is in use by a socket of the kernel ({source}): stop what listens there or choose another port"
+    )]
+    PortInUse {
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+        /// The port.
+        port: u16,
+        /// The address.
+        address: IpAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Nothing to serve.
+    #[error("no service was registered: a stack without one has nothing to do")]
+    NoService,
+    /// The XDP program could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A socket could not be made known to the XDP program.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// AF_XDP sockets need privileges.
+    #[error("an AF_XDP socket may not be opened without CAP_NET_RAW: run as root or grant it")]
+    MissingNetRaw,
+    /// Another socket has the queue.
+    #[error(
+        "queue {queue} of {interface} is in use by another AF_XDP socket, also after {seconds} seconds: stop \
+         what uses it or choose another queue"
+    )]
+    QueueBusy {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// How long it was tried.
+        seconds: u64,
+    },
+    /// The driver has no zero-copy, and nothing else was allowed.
+    #[error(
+        "the driver of {interface} cannot bind queue {queue} in zero-copy mode ({source}): use --mode auto or copy"
+    )]
+    NoZeroCopy {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Any other refusal of the kernel to open or bind an AF_XDP socket.
+    #[error(
+        "an AF_XDP socket cannot be bound to queue {queue} of {interface} ({source}): the kernel log (`dmesg`) may say why"
+    )]
+    Bind {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The system could not provide something else.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Why a running stack ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The interface is gone.
+    #[error("interface {interface} was deleted: make it again and restart")]
+    InterfaceGone {
+        /// The interface.
+        interface: String,
+    },
+    /// A worker's queue broke.
+    #[error("queue {queue} of {interface} failed ({source}): restart once the interface is well")]
+    Queue {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A worker panicked: a defect of this program.
+    #[error(
+        "the worker of queue {queue} panicked, which is a defect of this program: please report it with the lines above"
+    )]
+    Panicked {
+        /// The queue.
+        queue: u32,
+    },
+}

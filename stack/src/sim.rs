@@ -1,0 +1,256 @@
+//! A worker without a machine: in-memory port, virtual clock, slow path on demand.
+//!
+//! What runs is the very worker that runs on a NIC queue; only port, clock and threads are replaced. So
+//! protocol tests, seeded fault simulations, fuzzing and instruction counts need neither root nor a NIC,
+//! and a seed replays exactly.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use smoltcp::wire::EthernetAddress;
+
+use crate::arena::{Arena, FrameCount};
+use crate::clock::VirtualClock;
+use crate::config::{Cidr, Limits};
+use crate::interruptlet::{DatagramInterruptlet, StreamInterruptlet};
+use crate::mailbox::Mailbox;
+use crate::pool::{Job, SlowPath, Submitter};
+use crate::port::faulty::{Faults, FaultyPort};
+use crate::port::memory::{self, MemoryPeer, MemoryPort};
+use crate::service::{Budget, Handler};
+use crate::tcp::StreamPort;
+use crate::telemetry::Counters;
+use crate::udp::DatagramPort;
+use crate::worker::{Worker, WorkerParts};
+use crate::{Duration, Instant};
+
+/// Bytes of a simulated frame's data area: those of a 2 KiB UMEM chunk.
+const FRAME_BYTES: u16 = 1792;
+
+/// What a simulated worker is made of.
+pub struct SimConfig {
+    /// Its addresses.
+    pub addresses: Vec<Cidr>,
+    /// Its link address.
+    pub link: [u8; 6],
+    /// Bytes of an IP packet at most.
+    pub mtu: usize,
+    /// Bounds.
+    pub limits: Limits,
+    /// The kernel would have the addresses too.
+    pub shared_address: bool,
+    /// What goes wrong on the wire.
+    pub faults: Faults,
+    /// Decides faults, hashes and sequence numbers.
+    pub seed: u64,
+    /// Stream services: port, handler, slow path.
+    pub streams: Vec<SimStream>,
+    /// Datagram services.
+    pub datagrams: Vec<SimDatagram>,
+}
+
+/// A stream service of a simulation.
+pub struct SimStream {
+    /// TCP port.
+    pub port: u16,
+    /// The handler.
+    pub interruptlet: Box<dyn StreamInterruptlet>,
+    /// Serves what it defers.
+    pub slow: Option<Arc<dyn SlowPath>>,
+    /// See [`StreamService`](crate::StreamService).
+    pub request_timeout: Duration,
+    /// See [`StreamService`](crate::StreamService).
+    pub idle_timeout: Option<Duration>,
+}
+
+/// A datagram service of a simulation.
+pub struct SimDatagram {
+    /// UDP port.
+    pub port: u16,
+    /// The handler.
+    pub interruptlet: Box<dyn DatagramInterruptlet>,
+    /// Serves what it defers.
+    pub slow: Option<Arc<dyn SlowPath>>,
+}
+
+impl Default for SimConfig {
+    /// 192.0.2.1/24 and 2001:db8::1/64, no services, no faults, a small arena.
+    fn default() -> Self {
+        Self {
+            addresses: vec![
+                Cidr {
+                    address: IpAddr::from([192, 0, 2, 1]),
+                    prefix: 24,
+                },
+                Cidr {
+                    address: IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+                    prefix: 64,
+                },
+            ],
+            link: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            limits: Limits {
+                frames: 512,
+                flows: 1024,
+                backlog: 64,
+                time_wait: 64,
+                loans: 64,
+                slow_queue: 16,
+                ..Limits::default()
+            },
+            shared_address: false,
+            faults: Faults::default(),
+            seed: 1,
+            streams: Vec::new(),
+            datagrams: Vec::new(),
+        }
+    }
+}
+
+/// A simulated worker.
+pub struct Sim {
+    worker: Worker<FaultyPort<MemoryPort>>,
+    clock: VirtualClock,
+    peer: MemoryPeer,
+    jobs: Receiver<Job>,
+    counters: Arc<Counters>,
+}
+
+impl Sim {
+    /// A worker at time zero.
+    pub fn new(config: SimConfig) -> Self {
+        let now = Instant::ZERO;
+        let (port, peer) = memory::pair();
+        let port = FaultyPort::new(port, config.faults, config.seed);
+        let limits = config.limits;
+        let arena = Arena::anonymous(limits.frames, FRAME_BYTES, limits.loans);
+        let (pool, jobs) = Submitter::detached(limits.slow_queue);
+        let counters = Arc::new(Counters::default());
+        let budget = Budget::new(limits.handler_budget);
+        let parts = WorkerParts {
+            link_address: EthernetAddress(config.link),
+            addresses: config.addresses,
+            gateways: Vec::new(),
+            shared_address: config.shared_address,
+            ip_mtu: config.mtu,
+            limits,
+            seed: config.seed,
+            streams: config
+                .streams
+                .into_iter()
+                .map(|stream| StreamPort {
+                    port: stream.port,
+                    handler: Handler::new(stream.interruptlet),
+                    slow: stream.slow,
+                    budget,
+                    request_timeout: stream.request_timeout,
+                    idle_timeout: stream.idle_timeout,
+                })
+                .collect(),
+            datagrams: config
+                .datagrams
+                .into_iter()
+                .map(|datagram| DatagramPort {
+                    port: datagram.port,
+                    handler: Handler::new(datagram.interruptlet),
+                    slow: datagram.slow,
+                    budget,
+                })
+                .collect(),
+            pool,
+            mailbox: Mailbox::detached(limits.commands),
+            counters: Arc::clone(&counters),
+        };
+        Self {
+            worker: Worker::new(port, arena, parts, now),
+            clock: VirtualClock { time: now },
+            peer,
+            jobs,
+            counters,
+        }
+    }
+
+    /// The other end of the wire.
+    pub fn peer(&self) -> &MemoryPeer {
+        &self.peer
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.clock.time
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, by: Duration) {
+        self.clock.time += by;
+    }
+
+    /// One pass of the worker's loop. Returns whether there was anything to do.
+    pub fn turn(&mut self) -> bool {
+        // The memory port cannot fail.
+        self.worker.turn(&mut self.clock).unwrap_or(false)
+    }
+
+    /// One pass of the worker's loop in which every reading of the clock is `step` later than the last:
+    /// the run time of handlers, to try their budget.
+    pub fn turn_taking(&mut self, step: Duration) -> bool {
+        struct Stepping<'a>(&'a mut VirtualClock, Duration);
+        impl crate::clock::Clock for Stepping<'_> {
+            fn now(&mut self) -> Instant {
+                self.0.time += self.1;
+                self.0.time
+            }
+        }
+        let mut clock = Stepping(&mut self.clock, step);
+        self.worker.turn(&mut clock).unwrap_or(false)
+    }
+
+    /// Runs up to `count` jobs of the slow path on the calling thread; returns how many there were. At
+    /// most as many as the worker's command queue holds may be run between two turns.
+    pub fn run_jobs(&mut self, count: usize) -> usize {
+        let mut done = 0;
+        while done < count
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            job.run();
+            done += 1;
+        }
+        done
+    }
+
+    /// Changes what goes wrong on the wire from now on.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.worker.port_mut().set_faults(faults);
+    }
+
+    /// Takes no new connections from now on and closes idle ones.
+    pub fn drain(&mut self) {
+        self.worker.drain(self.clock.time);
+    }
+
+    /// A time before which no timer is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.worker.next_deadline()
+    }
+
+    /// Connections, those in the handshake and in TIME-WAIT included.
+    pub fn flows(&self) -> usize {
+        self.worker.flows()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Where the frames are.
+    pub fn frames(&self) -> FrameCount {
+        self.worker.frames()
+    }
+
+    /// Whether every frame is in the free pool (between turns, and with no fault delaying one).
+    pub fn is_at_rest(&self) -> bool {
+        self.worker.is_at_rest()
+    }
+}

@@ -1,0 +1,93 @@
+//! An engine: one smoltcp socket, alone in its own set, so that its cost is that of one socket.
+
+use std::net::SocketAddr;
+
+use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
+use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
+
+use crate::config::{ENGINE_RX_BYTES, ENGINE_TX_BYTES};
+use crate::device::Device;
+use crate::{Duration, Instant};
+
+/// How long sent bytes may stay unacknowledged (or a keep-alive unanswered) before the connection is
+/// given up. RFC 9293 section 3.8.3 asks for at least 100 seconds.
+const USER_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// The full TCP of one flow.
+#[derive(Debug)]
+pub(super) struct Engine {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+}
+
+impl Engine {
+    pub(super) fn new() -> Self {
+        // Zeroed by the allocator, not touched before bytes come.
+        let mut socket = Socket::new(
+            SocketBuffer::new(vec![0; ENGINE_RX_BYTES]),
+            SocketBuffer::new(vec![0; ENGINE_TX_BYTES]),
+        );
+        // Replies are whole messages: waiting for more only adds latency.
+        socket.set_nagle_enabled(false);
+        socket.set_congestion_control(CongestionControl::Cubic);
+        socket.set_timeout(Some(USER_TIMEOUT));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Self { sockets, handle }
+    }
+
+    /// Makes a new or used engine wait for a SYN to `local`.
+    pub(super) fn listen(&mut self, local: SocketAddr) -> bool {
+        let endpoint = IpEndpoint::from(local);
+        let socket = self.socket();
+        // A socket that is not closed would refuse.
+        socket.abort();
+        socket
+            .listen(IpListenEndpoint {
+                addr: Some(endpoint.addr),
+                port: endpoint.port,
+            })
+            .is_ok()
+    }
+
+    pub(super) fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    pub(super) fn state(&mut self) -> State {
+        self.socket().state()
+    }
+
+    /// Takes in the packet that `device` holds.
+    pub(super) fn ingress(
+        &mut self,
+        interface: &mut Interface,
+        device: &mut Device<'_>,
+        now: Instant,
+    ) -> PollIngressSingleResult {
+        interface.poll_ingress_single(now, device, &mut self.sockets)
+    }
+
+    /// Sends everything that may be sent now; returns when the engine wants to be asked again.
+    pub(super) fn egress(
+        &mut self,
+        interface: &mut Interface,
+        device: &mut Device<'_>,
+        now: Instant,
+    ) -> Option<Instant> {
+        loop {
+            let progress = interface.poll_egress(now, device, &mut self.sockets);
+            let next = interface.poll_at(now, &self.sockets);
+            match next {
+                // More to send at once. Without progress (no free frame) it waits for the next tick.
+                Some(at) if at <= now => {
+                    if progress == PollResult::None {
+                        return Some(now + Duration::from_millis(1));
+                    }
+                }
+                later => return later,
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What a core counts, readable from other threads while it runs.
+//!
+//! Each counter has one writer, its core, so counting is a plain load and store, without a locked
+//! instruction. Readers see each counter whole and up to date within a turn of the loop, but not all
+//! counters at the same instant.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::arena::{FrameCount, Owner};
+use crate::wire::Reject;
+
+/// One counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts one.
+    #[inline]
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Counts `amount`.
+    #[inline]
+    pub(crate) fn add(&self, amount: u64) {
+        // One writer: no read-modify-write instruction is needed.
+        self.0
+            .store(self.0.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// The counters of one core.
+        #[derive(Debug)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: Counter,)+
+            /// Frames dropped, by [`Reject`].
+            rejects: [Counter; Reject::ALL.len()],
+            frames: [AtomicU32; Owner::ALL.len()],
+            frames_total: AtomicU32,
+        }
+
+        impl Default for Counters {
+            fn default() -> Self {
+                Self {
+                    $($name: Counter::default(),)+
+                    rejects: std::array::from_fn(|_| Counter::default()),
+                    frames: std::array::from_fn(|_| AtomicU32::default()),
+                    frames_total: AtomicU32::default(),
+                }
+            }
+        }
+
+        impl Counters {
+            /// Names and values of all counters, those that are zero too.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                let named = [$((stringify!($name), self.$name.get()),)+];
+                let rejects = Reject::ALL
+                    .iter()
+                    .map(|reject| (reject.name(), self.rejects[*reject as usize].get()));
+                named.into_iter().chain(rejects).collect()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames received.
+    rx_frames,
+    /// Bytes received, link headers included.
+    rx_bytes,
+    /// Frames sent.
+    tx_frames,
+    /// Bytes sent, link headers included.
+    tx_bytes,
+    /// System calls that told the kernel to send.
+    tx_kicks,
+    /// Turns of the loop in which something was received.
+    rx_batches,
+    /// Times that the core went to sleep.
+    sleeps,
+    /// Requests that a stream interruptlet answered on the core.
+    tcp_requests,
+    /// Requests that a datagram interruptlet answered on the core.
+    udp_requests,
+    /// Requests handed to the slow path.
+    deferred,
+    /// Deferred requests whose bytes had to be copied instead of lent.
+    deferred_copied,
+    /// Requests that the slow path had no room for.
+    deferred_refused,
+    /// Deferred requests that the slow path dropped without an answer.
+    deferred_abandoned,
+    /// Replies of the slow path whose connection or frame was gone.
+    replies_lost,
+    /// Datagram replies cut to what one datagram may hold.
+    udp_replies_cut,
+    /// Handler calls that took longer than their budget.
+    handler_overruns,
+    /// Services that were moved to the slow path for overrunning.
+    services_demoted,
+    /// Connections begun by a peer.
+    flows_opened,
+    /// Connections that are over.
+    flows_closed,
+    /// Connections that reached the established state.
+    flows_established,
+    /// Connection attempts ignored because the backlog or the flow table is full or the core drains.
+    flows_refused,
+    /// Connections closed because a request did not become whole in time.
+    request_timeouts,
+    /// Connections closed because nothing happened on them.
+    idle_timeouts,
+    /// Connections reset because the peer did not take what it asked for.
+    stall_timeouts,
+    /// TIME-WAIT entries dropped early to make room.
+    time_wait_evicted,
+    /// ICMP echo requests answered.
+    icmp_echo_replies,
+    /// ICMP port unreachable messages sent.
+    icmp_unreachables,
+    /// ICMP errors not sent because of the rate limit.
+    icmp_rate_limited,
+    /// TCP resets sent to segments that belong to no flow.
+    tcp_resets,
+    /// ARP and neighbour discovery messages handled.
+    neighbour_messages,
+    /// Frames that could not be sent because no frame was free.
+    tx_no_frame,
+    /// Ring entries from the kernel that name no frame it was given.
+    ring_errors,
+}
+
+impl Counters {
+    #[inline]
+    pub(crate) fn reject(&self, reject: Reject) {
+        self.rejects[reject as usize].increment();
+    }
+
+    /// Frames dropped for `reason`.
+    pub fn rejected(&self, reason: Reject) -> u64 {
+        self.rejects[reason as usize].get()
+    }
+
+    /// Publishes where the frames are.
+    pub(crate) fn publish_frames(&self, count: &FrameCount) {
+        for (shared, frames) in self.frames.iter().zip(count.by_owner) {
+            shared.store(frames, Ordering::Relaxed);
+        }
+        self.frames_total.store(count.total, Ordering::Relaxed);
+    }
+
+    /// Where the frames were when the core last published it.
+    pub fn frames(&self) -> FrameCount {
+        let mut count = FrameCount {
+            total: self.frames_total.load(Ordering::Relaxed),
+            ..FrameCount::default()
+        };
+        for (frames, shared) in count.by_owner.iter_mut().zip(&self.frames) {
+            *frames = shared.load(Ordering::Relaxed);
+        }
+        count
+    }
+}

@@ -1,0 +1,63 @@
+//! Writing IP headers.
+
+use super::checksum::Sum;
+use super::{Address, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES};
+
+/// Protocol number of ICMP (IANA).
+pub const PROTOCOL_ICMP: u8 = 1;
+/// Protocol number of TCP (IANA).
+pub const PROTOCOL_TCP: u8 = 6;
+/// Protocol number of UDP (IANA).
+pub const PROTOCOL_UDP: u8 = 17;
+/// Protocol number of ICMPv6 (IANA).
+pub const PROTOCOL_ICMPV6: u8 = 58;
+
+/// Hop limit of what we send (IANA's recommended default).
+const HOP_LIMIT: u8 = 64;
+
+/// Bytes of the header of a packet between addresses of the version of `address`.
+#[inline]
+pub fn header_bytes(address: &Address) -> usize {
+    if address.is_ipv4() {
+        IPV4_HEADER_BYTES
+    } else {
+        IPV6_HEADER_BYTES
+    }
+}
+
+/// Writes the IP header of `packet`, which is header and payload and no longer than 65,535 bytes;
+/// returns the header's length. IPv4 packets carry "don't fragment" and, being atomic, no
+/// identification (RFC 6864 section 4.1).
+///
+/// # Panics
+///
+/// If `packet` is shorter than the header.
+#[inline]
+pub fn write_header(
+    packet: &mut [u8],
+    source: &Address,
+    destination: &Address,
+    protocol: u8,
+) -> usize {
+    let len = packet.len();
+    if source.is_ipv4() {
+        let header = &mut packet[..IPV4_HEADER_BYTES];
+        header[0..2].copy_from_slice(&[0x45, 0]);
+        header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        header[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
+        header[8..12].copy_from_slice(&[HOP_LIMIT, protocol, 0, 0]);
+        header[12..16].copy_from_slice(&source.octets()[12..]);
+        header[16..20].copy_from_slice(&destination.octets()[12..]);
+        let field = Sum::default().plus(header).finish();
+        header[10..12].copy_from_slice(&field);
+        IPV4_HEADER_BYTES
+    } else {
+        let header = &mut packet[..IPV6_HEADER_BYTES];
+        header[0..4].copy_from_slice(&[0x60, 0, 0, 0]);
+        header[4..6].copy_from_slice(&((len - IPV6_HEADER_BYTES) as u16).to_be_bytes());
+        header[6..8].copy_from_slice(&[protocol, HOP_LIMIT]);
+        header[8..24].copy_from_slice(source.octets());
+        header[24..40].copy_from_slice(destination.octets());
+        IPV6_HEADER_BYTES
+    }
+}

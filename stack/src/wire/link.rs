@@ -1,0 +1,58 @@
+//! The Ethernet header that leads back to a peer.
+
+use smoltcp::wire::EthernetAddress;
+
+use super::ETHERNET_HEADER_BYTES;
+
+/// Bytes of an 802.1Q tag.
+const TAG_BYTES: usize = 4;
+/// At most two tags (802.1ad).
+pub(super) const TAGS_MAX: usize = 2;
+/// Bytes of the longest link header: Ethernet with two tags.
+pub const LINK_HEADER_BYTES_MAX: usize = ETHERNET_HEADER_BYTES + TAGS_MAX * TAG_BYTES;
+
+/// A link header, ready to be written: addressed to the peer whose frame it was made from, with that
+/// frame's 802.1Q tags, if any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkHeader {
+    bytes: [u8; LINK_HEADER_BYTES_MAX],
+    len: u8,
+}
+
+impl LinkHeader {
+    /// The header that answers a frame that began with `header` (14, 18 or 22 bytes long).
+    pub(super) fn answering(header: &[u8]) -> Self {
+        let mut bytes = [0; LINK_HEADER_BYTES_MAX];
+        let len = header.len().min(LINK_HEADER_BYTES_MAX);
+        bytes[..len].copy_from_slice(&header[..len]);
+        bytes[0..6].copy_from_slice(&header[6..12]);
+        bytes[6..12].copy_from_slice(&header[0..6]);
+        Self {
+            bytes,
+            len: len as u8,
+        }
+    }
+
+    /// Bytes of the header.
+    #[allow(clippy::len_without_is_empty)]
+    #[inline]
+    pub fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// Writes the header to the start of `frame`.
+    ///
+    /// # Panics
+    ///
+    /// If `frame` is shorter than [`len`](Self::len).
+    #[inline]
+    pub fn write(&self, frame: &mut [u8]) {
+        let len = self.len();
+        frame[..len].copy_from_slice(&self.bytes[..len]);
+    }
+
+    /// The peer's link-layer address.
+    pub fn peer(&self) -> EthernetAddress {
+        EthernetAddress::from_bytes(&self.bytes[0..6])
+    }
+}

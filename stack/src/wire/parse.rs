@@ -1,0 +1,513 @@
+//! From a received frame to a packet that a protocol may see, or the reason why not.
+//!
+//! What passes is plain: whole, checksums right, from an address that can be answered to an address of
+//! ours, IPv4 without options and IPv6 without extension headers (legal ones are taken out of the frame
+//! here, so that everything behind this point, and every reply in place, has one header shape).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv6Message,
+};
+
+use super::checksum::Sum;
+use super::ip::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use super::link::TAGS_MAX;
+use super::{
+    Address, ETHERNET_HEADER_BYTES, FlowKey, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, LinkHeader,
+    Reject, UDP_HEADER_BYTES,
+};
+
+const TCP_HEADER_BYTES_MIN: usize = 20;
+const ICMP_HEADER_BYTES: usize = 8;
+
+/// A frame that passed all checks. Offsets are from the start of the frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Packet {
+    /// ARP or neighbour discovery, for the link interface: a frame of `len` bytes, tags taken out.
+    Neighbour {
+        /// Length of the frame now.
+        len: usize,
+    },
+    /// A packet for one of our addresses.
+    Ip(Transport),
+}
+
+/// An IP packet for one of our addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transport {
+    /// The link header of an answer.
+    pub link: LinkHeader,
+    /// Where the IP header begins.
+    pub ip: usize,
+    /// Where the transport header begins.
+    pub transport: usize,
+    /// Where the packet ends: link padding is not part of it.
+    pub end: usize,
+    /// Both ends; the ports are zero for ICMP.
+    pub key: FlowKey,
+    /// What it is.
+    pub kind: TransportKind,
+}
+
+/// The protocol, with what was found out on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportKind {
+    /// TCP; `payload` is where the payload begins, and it ends where the packet ends.
+    Tcp {
+        /// Start of the payload.
+        payload: usize,
+        /// The flag bits of header byte 13 (RFC 9293 section 3.1).
+        flags: u8,
+    },
+    /// UDP; the payload begins 8 bytes after the transport header.
+    Udp {
+        /// End of the payload, by the UDP length.
+        payload_end: usize,
+    },
+    /// ICMP echo request of the packet's IP version.
+    EchoRequest,
+}
+
+/// What [`parse`] needs to know of us.
+#[derive(Debug, Clone)]
+pub struct Local {
+    link: EthernetAddress,
+    /// Our addresses.
+    addresses: Vec<Address>,
+    /// The directed broadcast addresses of our IPv4 prefixes.
+    broadcasts: Vec<Address>,
+}
+
+impl Local {
+    /// `addresses` with their prefix lengths in bits.
+    pub fn new(link: EthernetAddress, addresses: &[(IpAddr, u8)]) -> Self {
+        let broadcasts = addresses
+            .iter()
+            .filter_map(|(ip, prefix)| match ip {
+                // A /31 has no broadcast address (RFC 3021), nor has a /32.
+                IpAddr::V4(v4) if *prefix < 31 => {
+                    let host_bits = u32::MAX.checked_shr(u32::from(*prefix)).unwrap_or(0);
+                    Some(IpAddr::V4((u32::from(*v4) | host_bits).into()).into())
+                }
+                _ => None,
+            })
+            .collect();
+        Self {
+            link,
+            addresses: addresses.iter().map(|(ip, _)| (*ip).into()).collect(),
+            broadcasts,
+        }
+    }
+
+    /// Our link-layer address.
+    pub fn link(&self) -> EthernetAddress {
+        self.link
+    }
+
+    /// Whether `address` is one of ours.
+    pub fn has(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
+    }
+}
+
+/// Parses the first `len` bytes of `frame`, which may be rewritten on the way (see the module's head).
+///
+/// Any bytes may be given: nothing panics, and nothing is read or written beyond `len`.
+pub fn parse(frame: &mut [u8], len: usize, local: &Local) -> Result<Packet, Reject> {
+    let frame = frame.get_mut(..len).ok_or(Reject::Truncated)?;
+    let (link_len, ethertype) = parse_link(frame, local)?;
+    match ethertype {
+        EthernetProtocol::Arp => {
+            let len = remove_tags(frame, link_len);
+            Ok(Packet::Neighbour { len })
+        }
+        EthernetProtocol::Ipv4 => parse_ipv4(frame, link_len, local),
+        EthernetProtocol::Ipv6 => parse_ipv6(frame, link_len, local),
+        EthernetProtocol::Unknown(_) => Err(Reject::Ethertype),
+    }
+}
+
+/// Length of the link header with its tags, and the ethertype behind it.
+fn parse_link(frame: &[u8], local: &Local) -> Result<(usize, EthernetProtocol), Reject> {
+    let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Reject::Truncated)?;
+    if !ethernet.src_addr().is_unicast() {
+        return Err(Reject::LinkSource);
+    }
+    let destination = ethernet.dst_addr();
+    if destination.is_unicast() && destination != local.link {
+        return Err(Reject::LinkDestination);
+    }
+    let mut len = ETHERNET_HEADER_BYTES;
+    let mut ethertype = u16::from_be_bytes([frame[12], frame[13]]);
+    for _ in 0..TAGS_MAX {
+        // 802.1Q and 802.1ad.
+        if ethertype != 0x8100 && ethertype != 0x88a8 {
+            break;
+        }
+        let next = frame.get(len + 2..len + 4).ok_or(Reject::Truncated)?;
+        ethertype = u16::from_be_bytes([next[0], next[1]]);
+        len += 4;
+    }
+    Ok((len, EthernetProtocol::from(ethertype)))
+}
+
+/// Takes the tags out of a frame; returns its new length.
+fn remove_tags(frame: &mut [u8], link_len: usize) -> usize {
+    let tags = link_len - ETHERNET_HEADER_BYTES;
+    if tags > 0 {
+        frame.copy_within(link_len - 2.., ETHERNET_HEADER_BYTES - 2);
+    }
+    frame.len() - tags
+}
+
+fn parse_ipv4(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reject> {
+    let packet = &frame[ip..];
+    if packet.len() < IPV4_HEADER_BYTES {
+        return Err(Reject::Truncated);
+    }
+    let header_len = usize::from(packet[0] & 0x0f) * 4;
+    let total_len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+    if packet[0] >> 4 != 4 || header_len < IPV4_HEADER_BYTES || total_len < header_len {
+        return Err(Reject::IpHeader);
+    }
+    if total_len > packet.len() {
+        return Err(Reject::Truncated);
+    }
+    if !Sum::default().plus(&packet[..header_len]).is_valid() {
+        return Err(Reject::IpChecksum);
+    }
+    let mut source = [0; 4];
+    source.copy_from_slice(&packet[12..16]);
+    let mut destination = [0; 4];
+    destination.copy_from_slice(&packet[16..20]);
+    let (source, destination) = (Ipv4Addr::from(source), Ipv4Addr::from(destination));
+    let answerable = !(source.octets()[0] == 0
+        || source.is_loopback()
+        || source.is_multicast()
+        || source.octets()[0] >= 240);
+    let (source, destination) = (
+        Address::from(IpAddr::V4(source)),
+        Address::from(IpAddr::V4(destination)),
+    );
+    check_addresses(&source, &destination, answerable, local)?;
+    // More fragments, or a fragment offset.
+    if u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff != 0 {
+        return Err(Reject::IpFragment);
+    }
+    let protocol = packet[9];
+    if has_source_route(&packet[IPV4_HEADER_BYTES..header_len]) {
+        return Err(Reject::IpOption);
+    }
+    if frame[0] & 1 != 0 {
+        return Err(Reject::LinkDestination);
+    }
+    let mut end = ip + total_len;
+    let options = header_len - IPV4_HEADER_BYTES;
+    if options > 0 {
+        frame.copy_within(ip + header_len..end, ip + IPV4_HEADER_BYTES);
+        end -= options;
+        let header = &mut frame[ip..ip + IPV4_HEADER_BYTES];
+        header[0] = 0x45;
+        header[2..4].copy_from_slice(&((total_len - options) as u16).to_be_bytes());
+        header[10..12].fill(0);
+        let field = Sum::default().plus(header).finish();
+        header[10..12].copy_from_slice(&field);
+    }
+    parse_transport(
+        frame,
+        ip,
+        ip + IPV4_HEADER_BYTES,
+        end,
+        protocol,
+        source,
+        destination,
+    )
+}
+
+/// Loose or strict source routing among IPv4 options (RFC 791 section 3.1); a malformed list counts too.
+fn has_source_route(mut options: &[u8]) -> bool {
+    while let [kind, rest @ ..] = options {
+        match kind {
+            0 => return false,
+            1 => options = rest,
+            131 | 137 => return true,
+            _ => match rest.first().map(|len| usize::from(*len)) {
+                Some(len) if len >= 2 && len <= options.len() => options = &options[len..],
+                _ => return true,
+            },
+        }
+    }
+    false
+}
+
+fn parse_ipv6(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reject> {
+    let packet = &frame[ip..];
+    if packet.len() < IPV6_HEADER_BYTES {
+        return Err(Reject::Truncated);
+    }
+    if packet[0] >> 4 != 6 {
+        return Err(Reject::IpHeader);
+    }
+    let payload_len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+    if IPV6_HEADER_BYTES + payload_len > packet.len() {
+        return Err(Reject::Truncated);
+    }
+    let mut end = ip + IPV6_HEADER_BYTES + payload_len;
+    let mut source = [0; 16];
+    source.copy_from_slice(&packet[8..24]);
+    let mut destination = [0; 16];
+    destination.copy_from_slice(&packet[24..40]);
+    let (source, destination) = (Ipv6Addr::from(source), Ipv6Addr::from(destination));
+    let hop_limit = packet[7];
+
+    let (protocol, headers) =
+        skip_extension_headers(packet[6], &frame[ip + IPV6_HEADER_BYTES..end])?;
+    if headers > 0 {
+        let transport = ip + IPV6_HEADER_BYTES;
+        frame.copy_within(transport + headers..end, transport);
+        end -= headers;
+        frame[ip + 4..ip + 6].copy_from_slice(&((payload_len - headers) as u16).to_be_bytes());
+        frame[ip + 6] = protocol;
+    }
+
+    let transport = ip + IPV6_HEADER_BYTES;
+    let kind = frame[transport..end].first().copied();
+    if protocol == PROTOCOL_ICMPV6 && is_neighbour_discovery(kind) {
+        // Neighbour discovery has sources and destinations of its own (the unspecified address, groups);
+        // the link interface checks them. It must not have crossed a router (RFC 4861 section 7.1).
+        let (source, destination) = (IpAddr::V6(source).into(), IpAddr::V6(destination).into());
+        if hop_limit != 255 || local.has(&source) {
+            return Err(Reject::Neighbour);
+        }
+        check_icmp(&frame[transport..end], Some((&source, &destination)))?;
+        let tags = ip - ETHERNET_HEADER_BYTES;
+        remove_tags(frame, ip);
+        return Ok(Packet::Neighbour { len: end - tags });
+    }
+
+    let answerable = !(source.is_unspecified()
+        || source.is_loopback()
+        || source.is_multicast()
+        || source.to_ipv4_mapped().is_some());
+    let (source, destination) = (
+        Address::from(IpAddr::V6(source)),
+        Address::from(IpAddr::V6(destination)),
+    );
+    check_addresses(&source, &destination, answerable, local)?;
+    if frame[0] & 1 != 0 {
+        return Err(Reject::LinkDestination);
+    }
+    parse_transport(frame, ip, transport, end, protocol, source, destination)
+}
+
+/// Router and neighbour messages and redirects (RFC 4861 section 4).
+fn is_neighbour_discovery(kind: Option<u8>) -> bool {
+    kind.is_some_and(|kind| (133..=137).contains(&kind))
+}
+
+/// The upper-layer protocol and the bytes of extension headers in front of it.
+fn skip_extension_headers(first: u8, payload: &[u8]) -> Result<(u8, usize), Reject> {
+    // More than the kernel's own limit of 8 is nobody's honest packet.
+    const HEADERS_MAX: usize = 8;
+    let (mut protocol, mut offset) = (first, 0);
+    for _ in 0..=HEADERS_MAX {
+        let header = &payload[offset..];
+        match protocol {
+            // Hop-by-hop and destination options.
+            0 | 60 => {
+                let len = extension_header_len(header)?;
+                check_options(&header[2..len])?;
+                protocol = header[0];
+                offset += len;
+            }
+            43 => {
+                let len = extension_header_len(header)?;
+                // With segments left we would have to forward (RFC 5095 forbids type 0 altogether).
+                if header[3] != 0 {
+                    return Err(Reject::IpOption);
+                }
+                protocol = header[0];
+                offset += len;
+            }
+            44 => {
+                let fragment = header.get(..8).ok_or(Reject::IpHeader)?;
+                // An atomic fragment is a whole packet (RFC 6946).
+                if u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff9 != 0 {
+                    return Err(Reject::IpFragment);
+                }
+                protocol = fragment[0];
+                offset += 8;
+            }
+            _ => return Ok((protocol, offset)),
+        }
+    }
+    Err(Reject::IpHeader)
+}
+
+/// Bytes of an extension header that begins with next header and length (RFC 8200 section 4.2).
+fn extension_header_len(header: &[u8]) -> Result<usize, Reject> {
+    let units = usize::from(*header.get(1).ok_or(Reject::IpHeader)?);
+    let len = (units + 1) * 8;
+    if len > header.len() {
+        return Err(Reject::IpHeader);
+    }
+    Ok(len)
+}
+
+/// Refuses options whose type says that who does not know them discards the packet.
+fn check_options(mut options: &[u8]) -> Result<(), Reject> {
+    while let [kind, rest @ ..] = options {
+        if *kind == 0 {
+            options = rest;
+            continue;
+        }
+        let len = 2 + usize::from(*rest.first().ok_or(Reject::IpHeader)?);
+        if len > options.len() {
+            return Err(Reject::IpHeader);
+        }
+        // Router alert (5) and padding (1) are known and harmless; the two high bits decide on others.
+        if kind >> 6 != 0 {
+            return Err(Reject::IpOption);
+        }
+        options = &options[len..];
+    }
+    Ok(())
+}
+
+fn check_addresses(
+    source: &Address,
+    destination: &Address,
+    answerable: bool,
+    local: &Local,
+) -> Result<(), Reject> {
+    if source == destination {
+        return Err(Reject::IpLand);
+    }
+    if local.has(source) {
+        return Err(Reject::IpOwnSource);
+    }
+    if !answerable || local.broadcasts.contains(source) {
+        return Err(Reject::IpSource);
+    }
+    if !local.has(destination) {
+        return Err(Reject::IpDestination);
+    }
+    Ok(())
+}
+
+fn parse_transport(
+    frame: &[u8],
+    ip: usize,
+    transport: usize,
+    end: usize,
+    protocol: u8,
+    peer: Address,
+    local: Address,
+) -> Result<Packet, Reject> {
+    let segment = &frame[transport..end];
+    let sum = || {
+        // The length fits: it was part of a 16-bit IP length.
+        Sum::pseudo_header(&peer, &local, protocol, segment.len() as u16)
+    };
+    let ports = |reject| {
+        let bytes = segment.get(..4).ok_or(reject)?;
+        let peer_port = u16::from_be_bytes([bytes[0], bytes[1]]);
+        let local_port = u16::from_be_bytes([bytes[2], bytes[3]]);
+        if peer_port == 0 || local_port == 0 {
+            return Err(reject);
+        }
+        Ok((peer_port, local_port))
+    };
+    let ((peer_port, local_port), kind) = match (protocol, local.is_ipv4()) {
+        (PROTOCOL_TCP, _) => {
+            let ports = ports(Reject::TcpHeader)?;
+            if segment.len() < TCP_HEADER_BYTES_MIN {
+                return Err(Reject::TcpHeader);
+            }
+            let header_len = usize::from(segment[12] >> 4) * 4;
+            if header_len < TCP_HEADER_BYTES_MIN || header_len > segment.len() {
+                return Err(Reject::TcpHeader);
+            }
+            if !sum().plus(segment).is_valid() {
+                return Err(Reject::TcpChecksum);
+            }
+            let kind = TransportKind::Tcp {
+                payload: transport + header_len,
+                flags: segment[13],
+            };
+            (ports, kind)
+        }
+        (PROTOCOL_UDP, is_ipv4) => {
+            let ports = ports(Reject::UdpHeader)?;
+            if segment.len() < UDP_HEADER_BYTES {
+                return Err(Reject::UdpHeader);
+            }
+            let len = usize::from(u16::from_be_bytes([segment[4], segment[5]]));
+            if len < UDP_HEADER_BYTES || len > segment.len() {
+                return Err(Reject::UdpHeader);
+            }
+            let unchecked = segment[6..8] == [0, 0];
+            if unchecked && !is_ipv4 {
+                return Err(Reject::UdpChecksum);
+            }
+            if !unchecked
+                && !Sum::pseudo_header(&peer, &local, protocol, len as u16)
+                    .plus(&segment[..len])
+                    .is_valid()
+            {
+                return Err(Reject::UdpChecksum);
+            }
+            let kind = TransportKind::Udp {
+                payload_end: transport + len,
+            };
+            (ports, kind)
+        }
+        (PROTOCOL_ICMP, true) => {
+            check_icmp(segment, None)?;
+            if segment[0] != u8::from(Icmpv4Message::EchoRequest) || segment[1] != 0 {
+                return Err(Reject::IcmpIgnored);
+            }
+            ((0, 0), TransportKind::EchoRequest)
+        }
+        (PROTOCOL_ICMPV6, false) => {
+            check_icmp(segment, Some((&peer, &local)))?;
+            if segment[0] != u8::from(Icmpv6Message::EchoRequest) || segment[1] != 0 {
+                return Err(Reject::IcmpIgnored);
+            }
+            ((0, 0), TransportKind::EchoRequest)
+        }
+        _ => return Err(Reject::IpProtocol),
+    };
+    Ok(Packet::Ip(Transport {
+        link: LinkHeader::answering(&frame[..ip]),
+        ip,
+        transport,
+        end,
+        key: FlowKey {
+            peer,
+            local,
+            peer_port,
+            local_port,
+        },
+        kind,
+    }))
+}
+
+/// Length and checksum; ICMPv6 sums a pseudo-header too (RFC 4443 section 2.3).
+fn check_icmp(message: &[u8], v6: Option<(&Address, &Address)>) -> Result<(), Reject> {
+    if message.len() < ICMP_HEADER_BYTES {
+        return Err(Reject::IcmpHeader);
+    }
+    let sum = match v6 {
+        Some((source, destination)) => {
+            Sum::pseudo_header(source, destination, PROTOCOL_ICMPV6, message.len() as u16)
+        }
+        None => Sum::default(),
+    };
+    if sum.plus(message).is_valid() {
+        Ok(())
+    } else {
+        Err(Reject::IcmpChecksum)
+    }
+}

@@ -1,0 +1,497 @@
+//! The loop of one core.
+//!
+//! [`Worker::turn`] is one pass over everything, in a fixed order, each step with its budget; it reads
+//! the time only from the clock that it is given, and does I/O only through its port.
+
+mod budget;
+mod idle;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use smoltcp::wire::EthernetAddress;
+
+use self::idle::{Action, Idle};
+use crate::arena::{Arena, Frame, FrameCount, Owner};
+use crate::clock::Clock;
+use crate::config::{Cidr, Limits, Poll};
+use crate::egress::Egress;
+use crate::icmp::Icmp;
+use crate::link::Link;
+use crate::mailbox::Mailbox;
+use crate::pool::{Command, Route, Submitter};
+use crate::port::Port;
+use crate::service::Charge;
+use crate::tcp::{StreamPort, Tcp, Turn};
+use crate::telemetry::Counters;
+use crate::udp::{DatagramPort, Udp, Verdict};
+use crate::wire::{Local, Packet, TransportKind, parse};
+use crate::{Duration, Instant};
+
+/// What the runtime wants of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum RunState {
+    Running = 0,
+    /// No new connections; finish what was begun.
+    Draining = 1,
+    /// Reset what is left and end.
+    Stopping = 2,
+}
+
+/// A [`RunState`] that the runtime sets and workers read.
+#[derive(Debug, Default)]
+pub(crate) struct RunSwitch(AtomicU8);
+
+impl RunSwitch {
+    pub(crate) fn set(&self, state: RunState) {
+        self.0.store(state as u8, Ordering::Release);
+    }
+
+    fn get(&self) -> RunState {
+        match self.0.load(Ordering::Acquire) {
+            0 => RunState::Running,
+            1 => RunState::Draining,
+            _ => RunState::Stopping,
+        }
+    }
+}
+
+/// What a worker is made of, besides its port and arena.
+pub(crate) struct WorkerParts {
+    pub(crate) link_address: EthernetAddress,
+    pub(crate) addresses: Vec<Cidr>,
+    pub(crate) gateways: Vec<IpAddr>,
+    /// The kernel answers ARP, neighbour discovery and ICMP.
+    pub(crate) shared_address: bool,
+    pub(crate) ip_mtu: usize,
+    pub(crate) limits: Limits,
+    pub(crate) seed: u64,
+    pub(crate) streams: Vec<StreamPort>,
+    pub(crate) datagrams: Vec<DatagramPort>,
+    pub(crate) pool: Submitter,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// One core's stack.
+pub(crate) struct Worker<P> {
+    port: P,
+    local: Local,
+    egress: Egress,
+    /// `None` where the kernel has the addresses too.
+    link: Option<Link>,
+    icmp: Icmp,
+    udp: Udp,
+    tcp: Tcp,
+    mailbox: Mailbox,
+    counters: Arc<Counters>,
+    /// Received frames of this turn; empty between turns.
+    batch: Vec<Frame>,
+}
+
+impl<P: Port> Worker<P> {
+    pub(crate) fn new(port: P, arena: Arena, parts: WorkerParts, now: Instant) -> Self {
+        let WorkerParts {
+            link_address,
+            addresses,
+            gateways,
+            shared_address,
+            ip_mtu,
+            limits,
+            seed,
+            streams,
+            datagrams,
+            pool,
+            mailbox,
+            counters,
+        } = parts;
+        let mut egress = Egress::new(arena);
+        let ours: Vec<(IpAddr, u8)> = addresses
+            .iter()
+            .map(|cidr| (cidr.address, cidr.prefix))
+            .collect();
+        let link = (!shared_address).then(|| {
+            Link::new(
+                link_address,
+                &addresses,
+                &gateways,
+                ip_mtu,
+                seed,
+                &mut egress,
+                now,
+            )
+        });
+        let core = mailbox.sender().clone();
+        Self {
+            port,
+            local: Local::new(link_address, &ours),
+            link,
+            icmp: Icmp::new(ip_mtu, now),
+            udp: Udp::new(datagrams, ip_mtu, pool.clone(), core.clone()),
+            tcp: Tcp::new(
+                streams,
+                &addresses,
+                ip_mtu,
+                &limits,
+                seed,
+                pool,
+                core,
+                &mut egress,
+                now,
+            ),
+            egress,
+            mailbox,
+            counters,
+            batch: Vec::with_capacity(budget::RX_FRAMES),
+        }
+    }
+
+    /// Runs until told to stop, or until the queue is gone.
+    pub(crate) fn run(
+        mut self,
+        clock: &mut impl Clock,
+        poll: Poll,
+        switch: &RunSwitch,
+    ) -> Ended<P> {
+        let mut idle = Idle::new(poll, clock.now());
+        let mut state = RunState::Running;
+        let mut turns = 0u32;
+        let result = loop {
+            let worked = match self.turn(clock) {
+                Ok(worked) => worked,
+                Err(error) => break Err(error),
+            };
+            turns = turns.wrapping_add(1);
+            let now = clock.now();
+            if worked {
+                idle.worked(now);
+            }
+            if !worked || turns.is_multiple_of(budget::HOUSEKEEPING_TURNS) {
+                let wanted = switch.get();
+                if wanted != state {
+                    state = wanted;
+                    self.enter(state, now);
+                    continue;
+                }
+                if state == RunState::Draining && self.tcp.unfinished() == 0 {
+                    break Ok(());
+                }
+                if state == RunState::Stopping {
+                    break Ok(());
+                }
+            }
+            if turns.is_multiple_of(budget::HOUSEKEEPING_TURNS) {
+                self.counters.publish_frames(&self.egress.arena.count());
+            }
+            if worked {
+                continue;
+            }
+            match idle.next(now, self.tcp.next_deadline()) {
+                Action::Spin => std::hint::spin_loop(),
+                Action::BusyPoll => self.port.busy_poll(),
+                Action::Sleep(timeout) => {
+                    if let Err(error) = self.sleep(timeout) {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        self.finish(clock, result)
+    }
+
+    /// One pass. Returns whether there was anything to do.
+    ///
+    /// # Errors
+    ///
+    /// If the queue is gone.
+    pub(crate) fn turn(&mut self, clock: &mut impl Clock) -> io::Result<bool> {
+        let mut now = clock.now();
+        self.egress.arena.collect_loans();
+
+        let mut batch = std::mem::take(&mut self.batch);
+        self.port.receive(
+            &mut self.egress.arena,
+            &mut batch,
+            budget::RX_FRAMES,
+            now,
+            &self.counters,
+        );
+        let mut worked = !batch.is_empty();
+        if worked {
+            self.counters.rx_batches.increment();
+        }
+        for frame in batch.drain(..) {
+            self.receive(frame, now);
+            now = self.charge(now, clock);
+        }
+        self.batch = batch;
+
+        for _ in 0..budget::COMMANDS {
+            let Some(command) = self.mailbox.try_recv() else {
+                break;
+            };
+            worked = true;
+            self.carry_out(command, now);
+            now = self.charge(now, clock);
+        }
+
+        let mut turn = Turn {
+            egress: &mut self.egress,
+            counters: &self.counters,
+            now,
+        };
+        self.tcp.expire(budget::TIMERS, &mut turn);
+        self.charge(now, clock);
+
+        worked |= !self.egress.queue.is_empty();
+        self.port.transmit(
+            &mut self.egress.arena,
+            &mut self.egress.queue,
+            now,
+            &self.counters,
+        )?;
+        Ok(worked)
+    }
+
+    /// Where the frames are.
+    pub(crate) fn frames(&self) -> FrameCount {
+        self.egress.arena.count()
+    }
+
+    /// See [`Arena::is_at_rest`].
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.egress.arena.is_at_rest()
+    }
+
+    /// Connections, those in the handshake and in TIME-WAIT included.
+    pub(crate) fn flows(&self) -> usize {
+        self.tcp.flows()
+    }
+
+    /// A time before which no timer is due.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.tcp.next_deadline()
+    }
+
+    /// The port, to change what it does.
+    pub(crate) fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// Takes no new connections from now on and closes idle ones.
+    pub(crate) fn drain(&mut self, now: Instant) {
+        self.enter(RunState::Draining, now);
+    }
+
+    /// Classifies a frame and has it handled.
+    fn receive(&mut self, mut frame: Frame, now: Instant) {
+        let len = frame.len();
+        let buffer = self.egress.arena.buffer_mut(&mut frame);
+        let packet = match parse(buffer, len, &self.local) {
+            Ok(packet) => packet,
+            Err(reject) => {
+                self.counters.reject(reject);
+                self.egress.arena.free(frame);
+                return;
+            }
+        };
+        let packet = match packet {
+            Packet::Neighbour { len } => {
+                match &mut self.link {
+                    Some(link) => link.receive(frame, len, now, &mut self.egress, &self.counters),
+                    None => {
+                        self.counters.reject(crate::wire::Reject::Neighbour);
+                        self.egress.arena.free(frame);
+                    }
+                }
+                return;
+            }
+            Packet::Ip(packet) => packet,
+        };
+        match packet.kind {
+            TransportKind::Tcp { payload, flags } => {
+                let mut turn = Turn {
+                    egress: &mut self.egress,
+                    counters: &self.counters,
+                    now,
+                };
+                self.tcp.receive(frame, &packet, payload, flags, &mut turn);
+            }
+            TransportKind::Udp { payload_end } => {
+                let verdict = self.udp.receive(
+                    frame,
+                    &packet,
+                    payload_end,
+                    now,
+                    &mut self.egress,
+                    &self.counters,
+                );
+                if let Verdict::PortClosed(frame) = verdict {
+                    self.icmp.port_unreachable(
+                        frame,
+                        &packet,
+                        now,
+                        &mut self.egress,
+                        &self.counters,
+                    );
+                }
+            }
+            TransportKind::EchoRequest => {
+                self.icmp
+                    .echo(frame, &packet, &mut self.egress, &self.counters);
+            }
+        }
+    }
+
+    /// Carries out what another thread asked for.
+    fn carry_out(&mut self, command: Command, now: Instant) {
+        let mut turn = Turn {
+            egress: &mut self.egress,
+            counters: &self.counters,
+            now,
+        };
+        match command {
+            Command::Reply {
+                route: Route::Flow(flow),
+                consumed,
+                response,
+            } => self.tcp.reply(flow, consumed, response, &mut turn),
+            Command::Reply {
+                route: Route::Datagram { link, info },
+                response,
+                ..
+            } => self
+                .udp
+                .reply(&link, &info, &response, turn.egress, turn.counters),
+            Command::Abandoned {
+                route: Route::Flow(flow),
+            } => self.tcp.abandon(flow, &mut turn),
+            Command::Abandoned {
+                route: Route::Datagram { .. },
+            } => turn.counters.deferred_abandoned.increment(),
+            Command::NeedMore { flow } => self.tcp.need_more(flow, &mut turn),
+            Command::Abort { flow } => self.tcp.abort(flow, &mut turn),
+            Command::Chunk {
+                flow,
+                chunk: Ok(chunk),
+                source,
+            } => self.tcp.add_chunk(flow, chunk, source, &mut turn),
+            Command::Chunk {
+                flow,
+                chunk: Err(error),
+                ..
+            } => {
+                log::warn!("a response body failed, its connection is reset: {error}");
+                self.tcp.abort(flow, &mut turn);
+            }
+        }
+    }
+
+    /// Charges the time since `start` to the handler that ran, if one did; returns the time.
+    fn charge(&mut self, start: Instant, clock: &mut impl Clock) -> Instant {
+        let now = clock.now();
+        let run_time = now - start;
+        let counters = &self.counters;
+        if let Some((service, calls)) = self.tcp.take_called() {
+            let charge = service.budget.charge(run_time / calls);
+            if account("TCP", service.port, charge, run_time / calls, counters) {
+                service.handler.demote();
+            }
+        }
+        if let Some(service) = self.udp.take_called() {
+            let charge = service.budget.charge(run_time);
+            if account("UDP", service.port, charge, run_time, counters) {
+                service.handler.demote();
+            }
+        }
+        now
+    }
+
+    fn enter(&mut self, state: RunState, now: Instant) {
+        let mut turn = Turn {
+            egress: &mut self.egress,
+            counters: &self.counters,
+            now,
+        };
+        match state {
+            RunState::Running => {}
+            RunState::Draining => self.tcp.drain(&mut turn),
+            RunState::Stopping => self.tcp.abort_all(&mut turn),
+        }
+    }
+
+    fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
+        self.counters.publish_frames(&self.egress.arena.count());
+        let waker = Arc::clone(self.mailbox.waker());
+        waker.prepare_sleep();
+        let result = if self.mailbox.is_empty() {
+            self.counters.sleeps.increment();
+            self.port.wait(waker.event(), timeout)
+        } else {
+            Ok(())
+        };
+        waker.awake();
+        result
+    }
+
+    /// Sends what is left and takes the frames home.
+    fn finish(mut self, clock: &mut impl Clock, result: io::Result<()>) -> Ended<P> {
+        // Sent frames come home soon or, if the queue is gone, not at all.
+        const REAP_TIMEOUT: Duration = Duration::from_millis(200);
+        let until = clock.now() + REAP_TIMEOUT;
+        while self.egress.arena.count().of(Owner::Tx) > 0 && clock.now() < until {
+            let sent = self.port.transmit(
+                &mut self.egress.arena,
+                &mut self.egress.queue,
+                clock.now(),
+                &self.counters,
+            );
+            if sent.is_err() {
+                break;
+            }
+            self.port.reap(&mut self.egress.arena, &self.counters);
+        }
+        self.counters.publish_frames(&self.egress.arena.count());
+        Ended {
+            port: self.port,
+            arena: self.egress.arena,
+            result,
+        }
+    }
+}
+
+/// Counts an overrun and reports a demotion; returns whether the handler is to be demoted.
+fn account(
+    protocol: &str,
+    port: u16,
+    charge: Charge,
+    run_time: Duration,
+    counters: &Counters,
+) -> bool {
+    if charge == Charge::Within {
+        return false;
+    }
+    counters.handler_overruns.increment();
+    if charge == Charge::Overrun {
+        return false;
+    }
+    counters.services_demoted.increment();
+    log::warn!(
+        "{protocol} port {port}: its interruptlet overran its budget too often (last call {run_time}); \
+         the slow path serves it from now on"
+    );
+    true
+}
+
+/// What is left of a worker.
+pub(crate) struct Ended<P> {
+    /// To be closed once the XDP program is detached.
+    pub(crate) port: P,
+    /// Loans may still come home to it.
+    pub(crate) arena: Arena,
+    /// Why it ended, if not because it was told to.
+    pub(crate) result: io::Result<()>,
+}
