@@ -156,10 +156,10 @@ lab_create() {
 }
 
 # Joins the namespaces with a veth pair: srvI in the server's, cliI in the client's.
-# $1: index (0 to 3), $2: queues.
+# $1: index (0 to 3), $2: queues, $3: `plain` to leave the client's offloads as they are.
 # shellcheck disable=SC2034
 lab_pair() {
-    local i=$1 queues=$2 net4
+    local i=$1 queues=$2 offloads=${3-} net4
     net4=${NET4%.*}.$((${NET4##*.} + i))
     CLIENT4[i]=$net4.1 SERVER4[i]=$net4.2
     CLIENT6[i]=$NET6:$i::1 SERVER6[i]=$NET6:$i::2
@@ -168,7 +168,9 @@ lab_pair() {
         peer name "srv$i" numtxqueues "$queues" numrxqueues "$queues" netns "$SERVER_NS"
     # The kernel would send partial checksums over veth, and the stack verifies them. GRO gives the
     # client's end the NAPI context that frames sent back by XDP need.
-    ip netns exec "$CLIENT_NS" ethtool -K "cli$i" tx off gro on >/dev/null
+    if [[ $offloads != plain ]]; then
+        in_client ethtool -K "cli$i" tx off gro on >/dev/null
+    fi
     ip -n "$CLIENT_NS" address add "${CLIENT4[i]}/24" dev "cli$i"
     ip -n "$CLIENT_NS" address add "${CLIENT6[i]}/64" dev "cli$i" nodad
     ip -n "$SERVER_NS" link set "srv$i" up
