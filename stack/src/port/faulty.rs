@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use super::Port;
 use crate::arena::{Arena, Frame, Owner};
 use crate::telemetry::Counters;
+use crate::wire::ETHERNET_HEADER_BYTES;
 use crate::{Duration, Instant};
 
 /// How often what goes wrong, as probabilities from 0 to 1 per frame.
@@ -22,7 +23,8 @@ pub struct Faults {
     pub duplication: f64,
     /// The frame is held back for up to [`delay_max`](Self::delay_max), so that others overtake it.
     pub reordering: f64,
-    /// One bit of the frame is flipped.
+    /// One bit of the packet is flipped. The link header is spared: it does not outlive its link, whose
+    /// own check (the Ethernet FCS) guards it; what is behind it may have been damaged anywhere.
     pub corruption: f64,
     /// The longest delay of a frame that is held back.
     pub delay_max: Duration,
@@ -39,7 +41,9 @@ pub struct FaultyPort<P> {
     random: SmallRng,
     inbound: Vec<(Instant, Frame)>,
     outbound: Vec<(Instant, Frame)>,
-    scratch: Vec<Frame>,
+    /// Frames on their way through; empty between calls, and kept so that nothing is allocated per call.
+    arriving: Vec<Frame>,
+    passed: Vec<Frame>,
 }
 
 impl<P: Port> FaultyPort<P> {
@@ -51,7 +55,8 @@ impl<P: Port> FaultyPort<P> {
             random: SmallRng::seed_from_u64(seed),
             inbound: Vec::with_capacity(DELAYED_MAX),
             outbound: Vec::with_capacity(DELAYED_MAX),
-            scratch: Vec::new(),
+            arriving: Vec::new(),
+            passed: Vec::new(),
         }
     }
 
@@ -70,9 +75,9 @@ impl<P: Port> FaultyPort<P> {
             arena.free(frame);
             return;
         }
-        if self.happens(self.faults.corruption) && frame.len() > 0 {
+        if self.happens(self.faults.corruption) && frame.len() > ETHERNET_HEADER_BYTES {
             let len = frame.len();
-            let byte = self.random.random_range(0..len);
+            let byte = self.random.random_range(ETHERNET_HEADER_BYTES..len);
             let bit = self.random.random_range(0..8);
             arena.buffer_mut(&mut frame)[byte] ^= 1 << bit;
         }
@@ -84,7 +89,7 @@ impl<P: Port> FaultyPort<P> {
             let (target, source) = (arena.buffer_mut(&mut copy), arena.bytes(&frame));
             target[..len].copy_from_slice(source);
             arena.set_len(&mut copy, len);
-            self.scratch.push(copy);
+            self.passed.push(copy);
         }
         let delayed = if inbound {
             self.inbound.len()
@@ -100,7 +105,7 @@ impl<P: Port> FaultyPort<P> {
                 self.outbound.push((until, frame));
             }
         } else {
-            self.scratch.push(frame);
+            self.passed.push(frame);
         }
     }
 }
@@ -128,12 +133,14 @@ impl<P: Port> Port for FaultyPort<P> {
     ) {
         let before = batch.len();
         self.inner.receive(arena, batch, budget, now, counters);
-        let received: Vec<Frame> = batch.drain(before..).collect();
+        let mut arriving = std::mem::take(&mut self.arriving);
+        arriving.extend(batch.drain(before..));
         release(&mut self.inbound, now, batch);
-        for frame in received {
+        for frame in arriving.drain(..) {
             self.pass(arena, frame, now, true);
         }
-        batch.append(&mut self.scratch);
+        self.arriving = arriving;
+        batch.append(&mut self.passed);
     }
 
     fn transmit(
@@ -143,12 +150,14 @@ impl<P: Port> Port for FaultyPort<P> {
         now: Instant,
         counters: &Counters,
     ) -> io::Result<()> {
-        let sent = std::mem::take(queue);
+        let mut arriving = std::mem::take(&mut self.arriving);
+        arriving.append(queue);
         release(&mut self.outbound, now, queue);
-        for frame in sent {
+        for frame in arriving.drain(..) {
             self.pass(arena, frame, now, false);
         }
-        queue.append(&mut self.scratch);
+        self.arriving = arriving;
+        queue.append(&mut self.passed);
         self.inner.transmit(arena, queue, now, counters)
     }
 
