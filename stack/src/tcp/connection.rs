@@ -44,8 +44,9 @@ pub(super) struct Connection {
     next_seq: u32,
     /// The slow path has a request of this connection.
     deferred: bool,
-    /// How many bytes the handler saw when it asked for more.
-    asked_more_at: Option<usize>,
+    /// How many bytes the handler was shown since it last consumed some, and whether with the end of the
+    /// stream behind them: it is not called again for the same.
+    shown: Option<(usize, bool)>,
     /// When the first byte of an incomplete request was seen.
     request_since: Option<Instant>,
     out: Outgoing,
@@ -102,7 +103,7 @@ impl Connection {
             time_wait_listed: false,
             next_seq: syn_seq.wrapping_add(1),
             deferred: false,
-            asked_more_at: None,
+            shown: None,
             request_since: None,
             out: Outgoing::default(),
             closing: false,
@@ -118,10 +119,6 @@ impl Connection {
 
     pub(super) fn is_half_open(&self) -> bool {
         self.half_open
-    }
-
-    pub(super) fn is_in_time_wait(&self) -> bool {
-        self.time_wait
     }
 
     /// Whether the connection is in TIME-WAIT and this was not asked before.
@@ -165,8 +162,12 @@ impl Connection {
 
         let socket = self.engine.socket();
         let received = socket.recv_queue();
-        if received > received_before || socket.send_queue() < unsent_before {
+        let taken = socket.send_queue() < unsent_before;
+        // Who keeps sending after we closed is not getting anything done.
+        if taken || (received > received_before && !self.closing) {
             self.progress_at = turn.now;
+        }
+        if taken || received > received_before {
             // Only a segment that fits the connection may say where its peer is.
             self.link = segment.link;
         }
@@ -204,7 +205,12 @@ impl Connection {
             self.closing = true;
         }
         if self.closing && self.out.is_empty() && !self.deferred {
-            self.engine.socket().close();
+            let socket = self.engine.socket();
+            if socket.may_send() {
+                socket.close();
+                // The time that the peer has to close its side begins.
+                self.progress_at = turn.now;
+            }
         }
         let mut device = Device {
             received: None,
@@ -281,7 +287,7 @@ impl Connection {
     /// A demoted handler wants more than it was shown.
     pub(super) fn need_more(&mut self, turn: &Turn<'_>) {
         self.deferred = false;
-        self.ask_for_more(turn.now);
+        self.request_since.get_or_insert(turn.now);
     }
 
     /// The slow path will not answer.
@@ -353,8 +359,9 @@ impl Connection {
         resources: &mut Resources,
         turn: &mut Turn<'_>,
     ) -> bool {
-        // One reply at a time keeps the order, and bounds what a flow holds.
-        if self.is_busy() {
+        // One reply at a time keeps the order, and bounds what a flow holds. After a reset nobody waits
+        // for a reply.
+        if self.is_busy() || self.engine.state() == State::Closed {
             return false;
         }
         let available = self.engine.socket().recv_queue();
@@ -367,15 +374,20 @@ impl Connection {
             self.closing |= ended;
             return false;
         }
-        if self.asked_more_at == Some(available) && !ended {
-            return false;
+        let full = available == ENGINE_RX_BYTES;
+        if self.shown == Some((available, ended)) {
+            // Nothing new to show, and maybe never again.
+            self.request_since.get_or_insert(turn.now);
+            self.closing = ended || full;
+            return self.closing;
         }
+        self.shown = Some((available, ended));
         let info = RequestInfo {
             local: self.local,
             peer: self.peer,
             now: turn.now,
             end_of_stream: ended,
-            full: available == ENGINE_RX_BYTES,
+            full,
         };
         let service = &mut resources.ports[self.service];
         let Some(handler) = service.handler.fast() else {
@@ -399,13 +411,9 @@ impl Connection {
         let outcome = handler.handle(request).into_outcome();
         resources.note_call(self.service);
         match outcome {
-            StreamOutcome::NeedMore if ended || info.full => {
-                self.closing = true;
-                true
-            }
             StreamOutcome::NeedMore => {
-                self.ask_for_more(turn.now);
-                false
+                self.request_since.get_or_insert(turn.now);
+                true
             }
             StreamOutcome::Defer { consumed } => {
                 self.defer(id, consumed, in_place, in_frame, info, resources, turn);
@@ -540,7 +548,6 @@ impl Connection {
             flow: id,
             core: resources.core.clone(),
         };
-        self.asked_more_at = Some(available);
         match resources.pool.try_submit(job) {
             Ok(()) => {
                 turn.counters.deferred.increment();
@@ -580,11 +587,6 @@ impl Connection {
         self.closing = true;
     }
 
-    fn ask_for_more(&mut self, now: Instant) {
-        self.asked_more_at = Some(self.engine.socket().recv_queue());
-        self.request_since.get_or_insert(now);
-    }
-
     /// Drops the oldest `count` bytes of the receive queue.
     fn consume(&mut self, count: usize, in_frame: &mut InFrame, now: Instant) {
         if count == 0 {
@@ -607,9 +609,11 @@ impl Connection {
         }
         self.next_seq = self.next_seq.wrapping_add((count - left) as u32);
         in_frame.start = (in_frame.start + count).min(in_frame.end);
-        self.asked_more_at = None;
+        self.shown = None;
         self.request_since = None;
-        self.progress_at = now;
+        if !self.closing {
+            self.progress_at = now;
+        }
     }
 
     /// Sends bytes, keeping what the engine has no room for.

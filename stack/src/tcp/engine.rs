@@ -10,8 +10,7 @@ use crate::config::{ENGINE_RX_BYTES, ENGINE_TX_BYTES};
 use crate::device::Device;
 use crate::{Duration, Instant};
 
-/// How long sent bytes may stay unacknowledged (or a keep-alive unanswered) before the connection is
-/// given up. RFC 9293 section 3.8.3 asks for at least 100 seconds.
+/// How long sent bytes may stay unacknowledged before the connection is given up. RFC 9293 section 3.8.3 asks for at least 100 seconds.
 const USER_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// The full TCP of one flow.
@@ -30,8 +29,6 @@ impl Engine {
         );
         // Replies are whole messages: waiting for more only adds latency.
         socket.set_nagle_enabled(false);
-        socket.set_congestion_control(CongestionControl::Cubic);
-        socket.set_timeout(Some(USER_TIMEOUT));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Self { sockets, handle }
@@ -43,6 +40,8 @@ impl Engine {
         let socket = self.socket();
         // A socket that is not closed would refuse.
         socket.abort();
+        // Not part of what smoltcp resets: a new peer owes nothing to the last one's losses.
+        socket.set_congestion_control(CongestionControl::Cubic);
         socket
             .listen(IpListenEndpoint {
                 addr: Some(endpoint.addr),
@@ -76,6 +75,11 @@ impl Engine {
         device: &mut Device<'_>,
         now: Instant,
     ) -> Option<Instant> {
+        // smoltcp would give up an idle connection too. A handshake and a close have deadlines of the
+        // connection's own.
+        let socket = self.socket();
+        let timeout = (socket.send_queue() > 0).then_some(USER_TIMEOUT);
+        socket.set_timeout(timeout);
         loop {
             let progress = interface.poll_egress(now, device, &mut self.sockets);
             let next = interface.poll_at(now, &self.sockets);

@@ -151,7 +151,7 @@ impl Tcp {
             spare_engines: Vec::with_capacity(SPARE_ENGINES_MAX),
             backlog: VecDeque::with_capacity(limits.backlog),
             backlog_max: limits.backlog,
-            time_wait: VecDeque::with_capacity(limits.time_wait),
+            time_wait: VecDeque::with_capacity(2 * limits.time_wait),
             time_wait_max: limits.time_wait,
             time_wait_count: 0,
         }
@@ -407,19 +407,23 @@ impl Tcp {
         self.evict_time_wait(counters)
     }
 
-    fn evict_time_wait(&mut self, counters: &Counters) -> bool {
-        while let Some(oldest) = self.time_wait.pop_front() {
-            if self
-                .flows
-                .get_mut(oldest)
-                .is_some_and(|(_, connection)| connection.is_in_time_wait())
-            {
-                counters.time_wait_evicted.increment();
-                self.remove(oldest, counters);
-                return true;
-            }
+    /// Takes those that are gone from the front of the list.
+    fn forget_ended_time_waits(&mut self) {
+        while let Some(oldest) = self.time_wait.front().copied()
+            && self.flows.get_mut(oldest).is_none()
+        {
+            self.time_wait.pop_front();
         }
-        false
+    }
+
+    fn evict_time_wait(&mut self, counters: &Counters) -> bool {
+        self.forget_ended_time_waits();
+        let Some(oldest) = self.time_wait.pop_front() else {
+            return false;
+        };
+        counters.time_wait_evicted.increment();
+        self.remove(oldest, counters);
+        true
     }
 
     /// Runs `event` on a connection and settles what follows. Returns whether the connection was there.
@@ -457,7 +461,12 @@ impl Tcp {
             self.timers.arm(id.index(), deadline);
         }
         if connection.enters_time_wait() {
-            if self.time_wait.len() >= self.time_wait_max {
+            self.forget_ended_time_waits();
+            // Ended ones are still on the list while one before them lives on (its peer repeats a FIN):
+            // that is bounded too.
+            if self.time_wait_count >= self.time_wait_max
+                || self.time_wait.len() >= 2 * self.time_wait_max
+            {
                 self.evict_time_wait(counters);
             }
             self.time_wait.push_back(id);

@@ -429,6 +429,10 @@ fn parse_transport(
             if header_len < TCP_HEADER_BYTES_MIN || header_len > segment.len() {
                 return Err(Reject::TcpHeader);
             }
+            // At most one of FIN, SYN and RST: no honest segment says two of them.
+            if (segment[13] & 0x07).count_ones() > 1 {
+                return Err(Reject::TcpHeader);
+            }
             if !sum().plus(segment).is_valid() {
                 return Err(Reject::TcpChecksum);
             }

@@ -1,0 +1,243 @@
+//! A simulated worker and a real TCP client (a plain smoltcp interface) on one wire and one virtual time.
+
+use interruptlet::port::memory::MemoryPeer;
+use interruptlet::sim::{Sim, SimConfig};
+use interruptlet::{Duration, Instant};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+
+use super::{CLIENT_LINK, PORT, Version};
+
+/// The client's network device: the other end of the worker's wire.
+pub struct Wire {
+    peer: MemoryPeer,
+}
+
+impl Device for Wire {
+    type RxToken<'a> = RxToken<'a>;
+    type TxToken<'a> = TxToken<'a>;
+
+    fn receive(&mut self, _now: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
+        let frame = self.peer.take()?;
+        let peer = &self.peer;
+        Some((RxToken { frame, peer }, TxToken { peer }))
+    }
+
+    fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
+        Some(TxToken { peer: &self.peer })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities
+    }
+}
+
+pub struct RxToken<'a> {
+    frame: Vec<u8>,
+    peer: &'a MemoryPeer,
+}
+
+impl phy::RxToken for RxToken<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        let result = f(&self.frame);
+        self.peer.recycle(self.frame);
+        result
+    }
+}
+
+pub struct TxToken<'a> {
+    peer: &'a MemoryPeer,
+}
+
+impl phy::TxToken for TxToken<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.peer.inject(&frame);
+        result
+    }
+}
+
+/// Worker and client.
+pub struct World {
+    pub sim: Sim,
+    pub interface: Interface,
+    pub sockets: SocketSet<'static>,
+    wire: Wire,
+    /// Whether the slow path's jobs run by themselves, right after every turn.
+    pub runs_jobs: bool,
+    /// The longest step of time when nothing happens: short where frames are delayed on the wire, which
+    /// no deadline knows of.
+    pub step_max: Duration,
+    next_port: u16,
+}
+
+impl World {
+    pub fn new(config: SimConfig) -> Self {
+        let seed = config.seed;
+        let sim = Sim::new(config);
+        let mut wire = Wire {
+            peer: sim.peer().clone(),
+        };
+        let mut client = Config::new(HardwareAddress::Ethernet(EthernetAddress(CLIENT_LINK)));
+        client.random_seed = !seed;
+        let mut interface = Interface::new(client, &mut wire, Instant::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            for (version, prefix) in [(Version::V4, 24), (Version::V6, 64)] {
+                let address = IpCidr::new(version.client().into(), prefix);
+                addresses.push(address).expect("room for two addresses");
+            }
+        });
+        Self {
+            sim,
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            wire,
+            runs_jobs: true,
+            step_max: Duration::from_secs(3600),
+            next_port: 40_000,
+        }
+    }
+
+    /// Begins a connection to [`PORT`], with buffers of 64 KiB.
+    pub fn connect(&mut self, version: Version) -> SocketHandle {
+        self.connect_with(version, 64 * 1024)
+    }
+
+    /// Begins a connection to [`PORT`] with a receive buffer of `window` bytes.
+    pub fn connect_with(&mut self, version: Version, window: usize) -> SocketHandle {
+        let mut socket = Socket::new(
+            SocketBuffer::new(vec![0; window]),
+            SocketBuffer::new(vec![0; 64 * 1024]),
+        );
+        socket.set_nagle_enabled(false);
+        let port = self.next_port;
+        self.next_port = self.next_port.checked_add(1).unwrap_or(40_000);
+        let server = (version.server(), PORT);
+        socket
+            .connect(self.interface.context(), server, port)
+            .expect("a fresh socket can connect");
+        self.sockets.add(socket)
+    }
+
+    /// A connection that is established.
+    pub fn connected(&mut self, version: Version) -> SocketHandle {
+        let handle = self.connect(version);
+        let established = self.run_until(Duration::from_secs(60), |world| {
+            world.socket(handle).state() == State::Established
+        });
+        assert!(established, "no connection");
+        handle
+    }
+
+    pub fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    /// One poll of the client, one turn of the worker, and its slow path's jobs. Returns whether anything
+    /// happened.
+    pub fn step(&mut self) -> bool {
+        let now = self.sim.now();
+        let polled = self.interface.poll(now, &mut self.wire, &mut self.sockets);
+        let turned = self.sim.turn();
+        let jobs = if self.runs_jobs {
+            self.sim.run_jobs(64)
+        } else {
+            0
+        };
+        polled != PollResult::None || turned || jobs > 0
+    }
+
+    /// Steps until `done` or until `limit` has passed; returns whether it is done.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.sim.now() + limit;
+        loop {
+            if done(self) {
+                return true;
+            }
+            if self.step() {
+                continue;
+            }
+            let now = self.sim.now();
+            if now >= end {
+                return false;
+            }
+            let next = self
+                .interface
+                .poll_at(now, &self.sockets)
+                .into_iter()
+                .chain(self.sim.next_deadline())
+                .min()
+                .unwrap_or(end)
+                // Deadlines of the wheel are ticks; a deadline that is over moves time a little.
+                .max(now + Duration::from_micros(100))
+                .min(now + self.step_max)
+                .min(end);
+            self.sim.advance(next - now);
+        }
+    }
+
+    /// Lets `time` pass.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Sends all of `bytes` while reading what comes; returns what came once `expected` bytes did, the
+    /// other side closed, or nothing more came for `limit`.
+    pub fn exchange(
+        &mut self,
+        handle: SocketHandle,
+        bytes: &[u8],
+        expected: usize,
+        limit: Duration,
+    ) -> Vec<u8> {
+        let mut sent = 0;
+        let mut received = Vec::new();
+        self.run_until(limit, |world| {
+            let socket = world.socket(handle);
+            if sent < bytes.len() && socket.may_send() {
+                sent += socket.send_slice(&bytes[sent..]).unwrap_or(0);
+            }
+            read(socket, &mut received);
+            (received.len() >= expected && sent == bytes.len())
+                || (!socket.may_recv() && !socket.can_recv() && socket.state() != State::SynSent)
+        });
+        received
+    }
+
+    /// Sends a request and returns as many bytes of the reply.
+    pub fn request(&mut self, handle: SocketHandle, bytes: &[u8], expected: usize) -> Vec<u8> {
+        self.exchange(handle, bytes, expected, Duration::from_secs(300))
+    }
+
+    /// Closes the client's side and reads until the worker has closed its own; returns what came.
+    pub fn close(&mut self, handle: SocketHandle) -> Vec<u8> {
+        self.socket(handle).close();
+        let mut received = Vec::new();
+        let closed = self.run_until(Duration::from_secs(300), |world| {
+            let socket = world.socket(handle);
+            read(socket, &mut received);
+            matches!(socket.state(), State::Closed | State::TimeWait)
+        });
+        assert!(closed, "the worker did not close");
+        received
+    }
+}
+
+/// Moves everything that was received to `to`.
+pub fn read(socket: &mut Socket<'static>, to: &mut Vec<u8>) {
+    while socket.can_recv() {
+        let taken = socket.recv(|bytes| {
+            to.extend_from_slice(bytes);
+            (bytes.len(), bytes.len())
+        });
+        if taken.is_err() {
+            break;
+        }
+    }
+}
