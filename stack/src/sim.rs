@@ -189,7 +189,9 @@ impl Sim {
     /// One pass of the worker's loop. Returns whether there was anything to do.
     pub fn turn(&mut self) -> bool {
         // The memory port cannot fail.
-        self.worker.turn(&mut self.clock).unwrap_or(false)
+        self.worker
+            .turn(&mut self.clock)
+            .is_ok_and(|turned| turned.worked)
     }
 
     /// One pass of the worker's loop in which every reading of the clock is `step` later than the last:
@@ -203,7 +205,9 @@ impl Sim {
             }
         }
         let mut clock = Stepping(&mut self.clock, step);
-        self.worker.turn(&mut clock).unwrap_or(false)
+        self.worker
+            .turn(&mut clock)
+            .is_ok_and(|turned| turned.worked)
     }
 
     /// Runs up to `count` jobs of the slow path on the calling thread; returns how many there were. At

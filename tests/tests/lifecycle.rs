@@ -5,7 +5,7 @@
 #![allow(clippy::expect_used)]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -168,11 +168,14 @@ fn sigterm_lets_a_download_finish_but_no_connection_begin() {
     download.send(get("/large.bin", ""));
     download.read_some(1);
     server.terminate();
-    // The first byte of the status line is read already.
-    wait::until("new connections to be refused", || {
-        site.lab().client().tcp(site.address()).is_err()
-    });
+    // The first byte of the status line is read already. The download goes on while we knock.
     let mut total = 1;
+    let address = site.address();
+    let knock = || TcpStream::connect_timeout(&address, Duration::from_millis(300));
+    wait::until("new connections to be refused", || {
+        total += download.read_some(100_000);
+        site.lab().client().inside(knock).is_err()
+    });
     loop {
         let count = download.read_some(usize::MAX);
         if count == 0 {

@@ -200,11 +200,11 @@ impl Tcp {
         self.settle(id, status, turn.counters);
     }
 
-    /// Carries out what is due; at most `budget` timers.
-    pub(crate) fn expire(&mut self, budget: usize, turn: &mut Turn<'_>) {
-        for _ in 0..budget {
+    /// Carries out what is due, at most `budget` timers; returns how many there were.
+    pub(crate) fn expire(&mut self, budget: usize, turn: &mut Turn<'_>) -> usize {
+        for done in 0..budget {
             let Some(index) = self.timers.pop_expired(turn.now) else {
-                return;
+                return done;
             };
             let Some(id) = self.flows.id_at(index) else {
                 continue;
@@ -214,6 +214,7 @@ impl Tcp {
                 connection.expire(id, resources, turn)
             });
         }
+        budget
     }
 
     /// The slow path's answer to a deferred request.

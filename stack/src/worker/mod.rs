@@ -162,12 +162,11 @@ impl<P: Port> Worker<P> {
         let mut state = RunState::Running;
         let mut turns = 0u32;
         let result = loop {
-            let worked = match self.turn(clock) {
-                Ok(worked) => worked,
+            let Turned { worked, now } = match self.turn(clock) {
+                Ok(turned) => turned,
                 Err(error) => break Err(error),
             };
             turns = turns.wrapping_add(1);
-            let now = clock.now();
             if worked {
                 idle.worked(now);
             }
@@ -204,12 +203,12 @@ impl<P: Port> Worker<P> {
         self.finish(clock, result)
     }
 
-    /// One pass. Returns whether there was anything to do.
+    /// One pass.
     ///
     /// # Errors
     ///
     /// If the queue is gone.
-    pub(crate) fn turn(&mut self, clock: &mut impl Clock) -> io::Result<bool> {
+    pub(crate) fn turn(&mut self, clock: &mut impl Clock) -> io::Result<Turned> {
         let mut now = clock.now();
         self.egress.arena.collect_loans();
 
@@ -245,8 +244,9 @@ impl<P: Port> Worker<P> {
             counters: &self.counters,
             now,
         };
-        self.tcp.expire(budget::TIMERS, &mut turn);
-        self.charge(now, clock);
+        if self.tcp.expire(budget::TIMERS, &mut turn) > 0 {
+            now = self.charge(now, clock);
+        }
 
         worked |= !self.egress.queue.is_empty();
         self.port.transmit(
@@ -255,7 +255,7 @@ impl<P: Port> Worker<P> {
             now,
             &self.counters,
         )?;
-        Ok(worked)
+        Ok(Turned { worked, now })
     }
 
     /// Where the frames are.
@@ -489,6 +489,15 @@ fn account(
          the slow path serves it from now on"
     );
     true
+}
+
+/// The outcome of one pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turned {
+    /// There was something to do.
+    pub(crate) worked: bool,
+    /// The last reading of the clock.
+    pub(crate) now: Instant,
 }
 
 /// What is left of a worker.
