@@ -1,0 +1,280 @@
+//! Every counter is incremented somewhere: a scenario provokes it, or the list of exceptions says why not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::handlers::{DeferDatagrams, Lines, SlowDatagrams};
+use common::packets::*;
+use common::raw::Raw;
+use common::*;
+use interruptlet::Duration;
+use interruptlet::interruptlet::{DatagramInterruptlet, DatagramReply, DatagramRequest};
+use interruptlet::sim::{Sim, SimConfig};
+use interruptlet::telemetry::Counters;
+use interruptlet::wire::Reject;
+
+/// What counts, and what makes it count.
+const SCENARIOS: &[(&[&str], fn() -> Sim)] = &[
+    (
+        &[
+            "rx_frames",
+            "rx_bytes",
+            "tx_frames",
+            "tx_bytes",
+            "tx_kicks",
+            "rx_batches",
+        ],
+        ping,
+    ),
+    (&["icmp_echo_replies"], ping),
+    (&["neighbour_messages"], neighbours),
+    (&["udp_requests"], datagrams),
+    (&["icmp_unreachables", "icmp_rate_limited"], closed_port),
+    (&["udp_replies_cut"], long_datagram),
+    (&["tcp_resets"], stray_segment),
+    (
+        &["flows_opened", "flows_established", "flows_closed"],
+        connections,
+    ),
+    (&["tcp_requests"], connections),
+    (&["flows_refused"], syn_flood),
+    (
+        &["deferred", "deferred_copied", "deferred_refused"],
+        deferrals,
+    ),
+    (&["deferred_abandoned"], abandoned),
+    (&["bodies_failed"], failing_body),
+    (&["replies_lost"], late_reply),
+    (&["handler_overruns", "services_demoted"], overruns),
+    (&["request_timeouts"], slow_request),
+    (&["idle_timeouts"], idle),
+    (&["stall_timeouts"], stalled),
+    (&["time_wait_evicted"], time_waits),
+    (&["tx_no_frame"], no_frame),
+];
+
+/// Counters that a simulation cannot provoke, and why.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    (
+        "sleeps",
+        "the simulation takes turns itself and never idles",
+    ),
+    (
+        "ring_errors",
+        "only AF_XDP has rings shared with the kernel",
+    ),
+];
+
+#[test]
+fn every_counter_is_incremented_somewhere() {
+    for (names, scenario) in SCENARIOS {
+        let sim = scenario();
+        for name in *names {
+            assert!(counter(&sim, name) > 0, "{name} was not incremented");
+        }
+    }
+    let fresh = Counters::default();
+    for (name, _) in fresh.snapshot() {
+        let places = SCENARIOS
+            .iter()
+            .filter(|(names, _)| names.contains(&name))
+            .count()
+            + EXCEPTIONS.iter().filter(|(known, _)| *known == name).count()
+            // Provoked one by one in `rejects.rs`.
+            + Reject::ALL.iter().filter(|reject| reject.name() == name).count();
+        assert_eq!(places, 1, "{name} belongs into one of the lists");
+    }
+}
+
+fn worker(change: impl FnOnce(&mut SimConfig)) -> Sim {
+    let mut service = stream(Lines);
+    service.slow = Some(Arc::new(Lines));
+    let mut echo = datagram(DeferDatagrams);
+    echo.slow = Some(Arc::new(SlowDatagrams));
+    let mut config = SimConfig {
+        streams: vec![service],
+        datagrams: vec![echo],
+        ..SimConfig::default()
+    };
+    change(&mut config);
+    Sim::new(config)
+}
+
+fn ends() -> Ends {
+    (CLIENT_V4.into(), SERVER_V4.into())
+}
+
+fn ping() -> Sim {
+    let mut sim = worker(|_| {});
+    exchange(&mut sim, &echo_request(ends(), 1, 1, b"ping"));
+    sim
+}
+
+fn neighbours() -> Sim {
+    let mut sim = worker(|_| {});
+    exchange(&mut sim, &arp_request(SERVER_V4));
+    sim
+}
+
+fn datagrams() -> Sim {
+    let mut sim = Sim::new(echo_config());
+    exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
+    sim
+}
+
+fn closed_port() -> Sim {
+    let mut sim = worker(|_| {});
+    for _ in 0..200 {
+        exchange(&mut sim, &udp(ends(), (5000, CLOSED_PORT), b"x"));
+    }
+    sim
+}
+
+struct Long;
+
+impl DatagramInterruptlet for Long {
+    fn handle(&mut self, request: DatagramRequest<'_>) -> DatagramReply {
+        request.reply(&pattern(9000))
+    }
+}
+
+fn long_datagram() -> Sim {
+    let mut sim = worker(|config| config.datagrams = vec![datagram(Long)]);
+    exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
+    sim
+}
+
+fn stray_segment() -> Sim {
+    let mut sim = worker(|_| {});
+    Raw::new(Version::V4, 5000).send(&mut sim, ACK, b"");
+    sim
+}
+
+fn connections() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    raw.request(&mut sim, b"reply x\n");
+    raw.send(&mut sim, RST, b"");
+    sim
+}
+
+fn syn_flood() -> Sim {
+    let mut sim = worker(|config| config.limits.backlog = 2);
+    for port in 5000..5003 {
+        Raw::new(Version::V4, port).syn(&mut sim);
+    }
+    sim
+}
+
+fn deferrals() -> Sim {
+    let mut sim = worker(|config| {
+        config.limits.loans = 1;
+        config.limits.slow_queue = 2;
+    });
+    for _ in 0..3 {
+        exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
+    }
+    sim
+}
+
+/// A connection with a request deferred.
+fn deferred(sim: &mut Sim, line: &[u8]) -> Raw {
+    let mut raw = Raw::open(sim, Version::V4, 5000);
+    raw.send(sim, ACK, line);
+    raw
+}
+
+fn run_jobs(sim: &mut Sim) {
+    for _ in 0..3 {
+        sim.run_jobs(8);
+        sim.turn();
+    }
+}
+
+fn abandoned() -> Sim {
+    let mut sim = worker(|_| {});
+    deferred(&mut sim, b"defer drop\n");
+    run_jobs(&mut sim);
+    sim
+}
+
+fn failing_body() -> Sim {
+    let mut sim = worker(|_| {});
+    deferred(&mut sim, b"defer fail\n");
+    run_jobs(&mut sim);
+    sim
+}
+
+fn late_reply() -> Sim {
+    let mut sim = worker(|_| {});
+    deferred(&mut sim, b"defer reply x\n").send(&mut sim, RST, b"");
+    run_jobs(&mut sim);
+    sim
+}
+
+fn overruns() -> Sim {
+    let mut sim = Sim::new(echo_config());
+    for _ in 0..16 {
+        sim.peer().inject(&udp(ends(), (5000, PORT), b"x"));
+        sim.turn_taking(Duration::from_millis(1));
+    }
+    sim
+}
+
+/// Takes turns for `seconds`, four a second.
+fn wait(sim: &mut Sim, seconds: u64) {
+    for _ in 0..seconds * 4 {
+        sim.advance(Duration::from_millis(250));
+        sim.turn();
+    }
+}
+
+fn slow_request() -> Sim {
+    let mut sim = worker(|_| {});
+    deferred(&mut sim, b"incomplete");
+    wait(&mut sim, 20);
+    sim
+}
+
+fn idle() -> Sim {
+    let mut sim = worker(|config| {
+        config.streams[0].idle_timeout = Some(Duration::from_secs(1));
+    });
+    Raw::open(&mut sim, Version::V4, 5000);
+    wait(&mut sim, 3);
+    sim
+}
+
+fn stalled() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    raw.window = 0;
+    raw.send(&mut sim, ACK, b"content 1000\n");
+    for _ in 0..70 {
+        wait(&mut sim, 5);
+        if sim.flows() > 0 {
+            raw.send(&mut sim, ACK, b"");
+        }
+    }
+    sim
+}
+
+fn time_waits() -> Sim {
+    let mut sim = worker(|config| config.limits.time_wait = 1);
+    for port in [5000, 5001] {
+        let mut raw = Raw::open(&mut sim, Version::V4, port);
+        let answers = raw.send(&mut sim, ACK, b"close\n");
+        raw.take(&mut sim, &answers);
+        raw.send(&mut sim, FIN | ACK, b"");
+    }
+    sim
+}
+
+fn no_frame() -> Sim {
+    let mut sim = worker(|config| config.limits.frames = 1);
+    // The only frame is the request's own when the error wants one.
+    exchange(&mut sim, &udp(ends(), (5000, CLOSED_PORT), b"x"));
+    sim
+}

@@ -1,0 +1,43 @@
+//! One frame into the parser: no panic, no access beyond the frame, offsets in order.
+#![no_main]
+
+use std::net::IpAddr;
+
+use interruptlet::wire::{Local, Packet, TransportKind, parse};
+use libfuzzer_sys::fuzz_target;
+use smoltcp::wire::EthernetAddress;
+
+/// A byte that the parser must not touch lies behind the frame.
+const GUARD: u8 = 0xa5;
+
+fuzz_target!(|data: &[u8]| {
+    let addresses = [
+        (IpAddr::from([192, 0, 2, 1]), 24),
+        (IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]), 64),
+    ];
+    let local = Local::new(EthernetAddress([2, 0, 0, 0, 0, 1]), &addresses);
+    let len = data.len();
+    let mut buffer = data.to_vec();
+    buffer.resize(len + 64, GUARD);
+    let result = parse(&mut buffer, len, &local);
+    assert!(buffer[len..].iter().all(|byte| *byte == GUARD));
+    match result {
+        Ok(Packet::Neighbour { len: now }) => assert!(now <= len),
+        Ok(Packet::Ip(packet)) => {
+            assert!(packet.ip < packet.transport && packet.transport <= packet.end);
+            assert!(packet.end <= len);
+            assert!(local.has(&packet.key.local) && !local.has(&packet.key.peer));
+            assert_eq!(packet.key.local.is_ipv4(), packet.key.peer.is_ipv4());
+            match packet.kind {
+                TransportKind::Tcp { payload, .. } => {
+                    assert!(packet.transport + 20 <= payload && payload <= packet.end);
+                }
+                TransportKind::Udp { payload_end } => {
+                    assert!(packet.transport + 8 <= payload_end && payload_end <= packet.end);
+                }
+                TransportKind::EchoRequest => assert!(packet.transport + 8 <= packet.end),
+            }
+        }
+        Err(_) => {}
+    }
+});
