@@ -13,7 +13,6 @@ pub mod flow;
 mod icmp;
 pub mod interruptlet;
 mod link;
-mod mailbox;
 pub mod pool;
 pub mod port;
 mod runtime;

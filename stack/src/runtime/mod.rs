@@ -20,8 +20,7 @@ use crate::clock::{Clock, MonotonicClock};
 use crate::config::{
     ADDRESSES_MAX, Config, LARGE_CHUNK_BYTES, MTU_MAX, MTU_MIN, Mode, SMALL_CHUNK_BYTES,
 };
-use crate::mailbox::{Mailbox, Waker};
-use crate::pool::Pool;
+use crate::pool::{Mailbox, Pool, Waker};
 use crate::port::xsk::{BindMode, XskOptions, XskPort, usable_bytes};
 use crate::service::{Budget, DatagramService, Handler, StreamService};
 use crate::tcp::StreamPort;
@@ -223,7 +222,7 @@ impl Stack {
         }
         drop(ports);
         if let Some(pool) = self.pool.take() {
-            pool.join();
+            pool.stop(WallInstant::now() + std::time::Duration::from_secs(1));
         }
         let mut frames = Vec::new();
         let mut conserved = complete;
