@@ -573,7 +573,7 @@ fn a_demoted_handler_that_consumes_nothing_is_not_asked_again() {
 }
 
 #[test]
-fn a_demoted_handler_without_room_closes() {
+fn a_demoted_handler_without_room_says_so_and_closes() {
     let mut config = lines_config();
     config.limits.slow_queue = 1;
     let mut sim = Sim::new(config);
@@ -583,6 +583,7 @@ fn a_demoted_handler_without_room_closes() {
     first.request(&mut sim, b"reply 1\n");
     let answers = second.send(&mut sim, ACK, b"reply 2\n");
     assert_ne!(answers.last().unwrap().flags & FIN, 0);
+    assert_eq!(second.take(&mut sim, &answers), b"busy:reply 2\n");
     assert_eq!(counter(&sim, "deferred_refused"), 1);
     sim.run_jobs(9);
     sim.turn();
@@ -598,8 +599,8 @@ fn an_incomplete_request_of_a_demoted_handler_times_out() {
     let mut world = World::new(config);
     demote(&mut world.sim);
     let handle = world.connected(Version::V4);
-    let reply = world.exchange(handle, b"incomplete", 1, Duration::from_secs(6));
-    assert!(reply.is_empty());
+    let reply = world.exchange(handle, b"incomplete", 100, Duration::from_secs(6));
+    assert_eq!(reply, b"timeout:incomplete");
     assert_eq!(world.socket(handle).state(), State::CloseWait);
     assert_eq!(counter(&world.sim, "request_timeouts"), 1);
 }
