@@ -49,8 +49,11 @@ fn demote(sim: &mut Sim) {
     sent(sim);
 }
 
+/// The bytes of a call, whether they were the end of the stream, and whether the buffer was full.
+type Shown = (Vec<u8>, bool, bool);
+
 /// Records what it is shown, answers as [`Lines`] does.
-struct Recorder(Arc<Mutex<Vec<(Vec<u8>, bool, bool)>>>);
+struct Recorder(Arc<Mutex<Vec<Shown>>>);
 
 impl StreamInterruptlet for Recorder {
     fn handle(&mut self, request: StreamRequest<'_>) -> StreamReply {
