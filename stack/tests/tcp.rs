@@ -231,6 +231,58 @@ fn the_oldest_handshakes_give_way() {
     assert_at_rest(&mut sim);
 }
 
+/// Connections that completed the handshake do not count, however many there are behind one that did not.
+#[test]
+fn a_slow_handshake_does_not_give_way_to_completed_ones() {
+    let mut config = echo_config();
+    config.limits.backlog = 4;
+    let mut sim = Sim::new(config);
+    let mut slow = Raw::new(Version::V4, 4999);
+    let answers = slow.syn(&mut sim);
+    slow.ack = answers[0].seq.wrapping_add(1);
+    for port in 5000..5100 {
+        Raw::open(&mut sim, Version::V4, port);
+    }
+    assert_eq!(slow.send(&mut sim, ACK, b"hi")[0].payload, b"hi");
+    assert_eq!(counter(&sim, "flows_refused"), 0);
+    assert_at_rest(&mut sim);
+}
+
+/// RFC 9293 section 3.10.7.4: a peer that lost its state is challenged, resets, and gets through.
+#[test]
+fn a_peer_that_begins_anew_is_challenged_and_gets_a_new_connection() {
+    for payload in [&b""[..], b"early data"] {
+        let mut sim = Sim::new(echo_config());
+        let mut old = Raw::open(&mut sim, Version::V4, 5000);
+        assert_eq!(old.request(&mut sim, b"before"), b"before");
+
+        let mut new = Raw::new(Version::V4, 5000);
+        new.seq = old.seq.wrapping_add(77_777);
+        let syn = Segment {
+            ack: 0,
+            ..new.segment(SYN, payload)
+        };
+        let challenge = new.send_segment(&mut sim, &syn);
+        assert_eq!(challenge.len(), 1, "{challenge:?}");
+        assert_eq!(
+            (challenge[0].flags, challenge[0].seq, challenge[0].ack),
+            (ACK, old.ack, old.seq)
+        );
+        // The old connection is unharmed by the SYN itself.
+        assert_eq!(old.clone().request(&mut sim, b"still"), b"still");
+
+        let reset = Segment {
+            seq: old.seq.wrapping_add(5),
+            ..new.segment(RST, b"")
+        };
+        assert!(new.send_segment(&mut sim, &reset).is_empty());
+        assert_eq!(sim.flows(), 0);
+        let mut new = Raw::open(&mut sim, Version::V4, 5000);
+        assert_eq!(new.request(&mut sim, b"after"), b"after");
+        assert_at_rest(&mut sim);
+    }
+}
+
 /// A flood of SYNs costs neither memory nor the connections that are established.
 #[test]
 fn a_syn_flood_is_bounded() {
