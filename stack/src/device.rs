@@ -9,11 +9,11 @@ use crate::wire::LinkHeader;
 
 /// A device for the length of one call into smoltcp.
 pub(crate) struct Device<'a> {
-    /// The packet to take in: from its IP header on, or from its Ethernet header on, by `medium`.
+    /// The packet to take in, from its IP header on.
     pub(crate) received: Option<&'a [u8]>,
     pub(crate) egress: &'a mut Egress,
-    /// Written in front of every packet sent; `None` where smoltcp writes it itself.
-    pub(crate) link: Option<&'a LinkHeader>,
+    /// Written in front of every packet sent.
+    pub(crate) link: &'a LinkHeader,
     pub(crate) facts: &'a DeviceFacts,
     pub(crate) counters: &'a Counters,
     /// Packets that smoltcp sent through this device.
@@ -23,7 +23,6 @@ pub(crate) struct Device<'a> {
 /// What does not change from call to call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeviceFacts {
-    pub(crate) medium: Medium,
     /// Bytes of an IP packet at most.
     pub(crate) ip_mtu: usize,
 }
@@ -31,18 +30,12 @@ pub(crate) struct DeviceFacts {
 impl DeviceFacts {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = self.medium;
-        capabilities.max_transmission_unit = match self.medium {
-            Medium::Ethernet => self.ip_mtu + crate::wire::ETHERNET_HEADER_BYTES,
-            Medium::Ip => self.ip_mtu,
-        };
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.ip_mtu;
         // `wire::parse` has verified what comes in.
         let mut checksum = ChecksumCapabilities::default();
         checksum.ipv4 = phy::Checksum::Tx;
         checksum.tcp = phy::Checksum::Tx;
-        checksum.udp = phy::Checksum::Tx;
-        checksum.icmpv4 = phy::Checksum::Tx;
-        checksum.icmpv6 = phy::Checksum::Tx;
         capabilities.checksum = checksum;
         capabilities
     }
@@ -100,7 +93,7 @@ impl phy::RxToken for RxToken<'_> {
 
 pub(crate) struct TxToken<'a> {
     egress: &'a mut Egress,
-    link: Option<&'a LinkHeader>,
+    link: &'a LinkHeader,
     counters: &'a Counters,
     sent: &'a mut usize,
 }

@@ -35,11 +35,11 @@ impl Egress {
     /// A frame for a packet of `len` bytes behind `link`, which is written already. `None` is counted.
     pub(crate) fn packet(
         &mut self,
-        link: Option<&LinkHeader>,
+        link: &LinkHeader,
         len: usize,
         counters: &Counters,
     ) -> Option<Frame> {
-        let link_len = link.map_or(0, LinkHeader::len);
+        let link_len = link.len();
         if link_len + len > self.arena.frame_capacity() {
             counters.tx_no_frame.increment();
             return None;
@@ -48,9 +48,7 @@ impl Egress {
             counters.tx_no_frame.increment();
             return None;
         };
-        if let Some(link) = link {
-            link.write(self.arena.buffer_mut(&mut frame));
-        }
+        link.write(self.arena.buffer_mut(&mut frame));
         self.arena.set_len(&mut frame, link_len + len);
         Some(frame)
     }
@@ -64,7 +62,7 @@ impl Egress {
         counters: &Counters,
         fill: impl FnOnce(&mut [u8]),
     ) -> bool {
-        let Some(mut frame) = self.packet(Some(link), len, counters) else {
+        let Some(mut frame) = self.packet(link, len, counters) else {
             return false;
         };
         let end = frame.len();

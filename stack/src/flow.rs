@@ -39,12 +39,12 @@ pub struct FlowTable<T> {
 }
 
 impl<T> FlowTable<T> {
-    /// An empty table for `capacity` flows. The hash table is allocated whole, so that no packet pays
-    /// for its growth; slots are added as flows come.
+    /// An empty table for `capacity` flows, allocated whole, so that no packet pays for its growth. Memory
+    /// that no flow has used stays untouched.
     pub fn new(capacity: usize, seed: u64) -> Self {
         Self {
-            slots: Vec::new(),
-            vacant: Vec::new(),
+            slots: Vec::with_capacity(capacity),
+            vacant: Vec::with_capacity(capacity),
             by_key: HashTable::with_capacity(capacity),
             hasher: RandomState::with_seeds(
                 seed,
@@ -126,6 +126,16 @@ impl<T> FlowTable<T> {
     }
 
     /// The flow that `id` names, if it still lives.
+    #[inline]
+    pub fn get(&self, id: FlowId) -> Option<&T> {
+        let slot = self.slots.get(id.index as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        slot.flow.as_ref().map(|(_, flow)| flow)
+    }
+
+    /// As [`get`](Self::get), with the flow's key.
     #[inline]
     pub fn get_mut(&mut self, id: FlowId) -> Option<(&FlowKey, &mut T)> {
         let slot = self.slots.get_mut(id.index as usize)?;

@@ -12,7 +12,7 @@ mod egress;
 pub mod flow;
 mod icmp;
 pub mod interruptlet;
-mod link;
+mod neighbour;
 pub mod pool;
 pub mod port;
 mod runtime;

@@ -55,6 +55,16 @@ impl<T: ?Sized> Handler<T> {
         self.shared.as_ref()
     }
 
+    /// Calls the handler on the core, wherever it belongs; `None` if the pool is running it right now. For
+    /// the short answers that only a handler can give when the pool has no room.
+    pub(crate) fn call<R>(&mut self, call: impl FnOnce(&mut T) -> R) -> Option<R> {
+        if let Some(handler) = &mut self.fast {
+            return Some(call(handler));
+        }
+        let mut handler = self.shared.as_ref()?.try_lock().ok()?;
+        Some(call(&mut handler))
+    }
+
     /// Moves the handler to the pool.
     pub(crate) fn demote(&mut self) {
         if let Some(handler) = self.fast.take() {

@@ -130,7 +130,6 @@ impl Sim {
         let parts = WorkerParts {
             link_address: EthernetAddress(config.link),
             addresses: config.addresses,
-            gateways: Vec::new(),
             shared_address: config.shared_address,
             ip_mtu: config.mtu,
             limits,

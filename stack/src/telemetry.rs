@@ -132,7 +132,7 @@ counters! {
     icmp_rate_limited,
     /// TCP resets sent to segments that belong to no flow.
     tcp_resets,
-    /// ARP and neighbour discovery messages handled.
+    /// ARP requests and neighbour solicitations answered.
     neighbour_messages,
     /// Frames that could not be sent because no frame was free.
     tx_no_frame,

@@ -143,7 +143,12 @@ impl Udp {
                 egress.arena.free(frame);
                 return;
             }
-            DatagramOutcome::InPlace { len } => len.min(payload_max),
+            DatagramOutcome::InPlace { len } => {
+                if len > payload_max {
+                    counters.udp_replies_cut.increment();
+                }
+                len.min(payload_max)
+            }
             DatagramOutcome::Outbox => {
                 let buffer = &mut egress.arena.buffer_mut(&mut frame)[start..];
                 let buffer_len = buffer.len().min(payload_max);
@@ -217,9 +222,6 @@ impl Udp {
         let Some(request) = job.cancel() else {
             return;
         };
-        let Some(handler) = self.ports[index].handler.fast() else {
-            return;
-        };
         let Some(mut frame) = egress.arena.alloc(Owner::Rx) else {
             counters.tx_no_frame.increment();
             return;
@@ -232,7 +234,11 @@ impl Udp {
         buffer[..len].copy_from_slice(&bytes[..len]);
         let room = payload_max.min(buffer.len()).max(len);
         let request = DatagramRequest::new(&mut buffer[..room], len, &info, &mut self.outbox);
-        let outcome = handler.overloaded(request).into_outcome();
+        // A handler that the pool is running at this moment says nothing.
+        let outcome = self.ports[index]
+            .handler
+            .call(|handler| handler.overloaded(request).into_outcome())
+            .unwrap_or(DatagramOutcome::Ignore);
         self.carry_out(outcome, frame, packet, payload_max, egress, counters);
     }
 

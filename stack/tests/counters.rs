@@ -15,8 +15,10 @@ use interruptlet::sim::{Sim, SimConfig};
 use interruptlet::telemetry::Counters;
 use interruptlet::wire::Reject;
 
-/// What counts, and what makes it count.
-const SCENARIOS: &[(&[&str], fn() -> Sim)] = &[
+/// Counters, and what makes them count.
+type Scenario = (&'static [&'static str], fn() -> Sim);
+
+const SCENARIOS: &[Scenario] = &[
     (
         &[
             "rx_frames",

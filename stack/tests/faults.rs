@@ -69,8 +69,7 @@ fn world(seed: u64) -> (World, Version) {
 /// pure ACKs then carry old sequence numbers, which each refuses from the other. Other TCPs do not do that.
 fn converse(world: &mut World, version: Version, conversation: &[(Vec<u8>, Vec<u8>)]) {
     let handle = world.connect(version);
-    let mut answered = 0;
-    for (message, answer) in conversation {
+    for (answered, (message, answer)) in conversation.iter().enumerate() {
         let received = world.exchange(handle, message, answer.len(), PATIENCE);
         assert!(
             received == *answer,
@@ -80,7 +79,6 @@ fn converse(world: &mut World, version: Version, conversation: &[(Vec<u8>, Vec<u
             world.socket(handle).state(),
             world.sim.counters().snapshot(),
         );
-        answered += 1;
     }
     assert!(world.close(handle).is_empty(), "more than was asked for");
 }

@@ -10,7 +10,7 @@ use common::*;
 use interruptlet::Duration;
 use interruptlet::interruptlet::{DatagramInterruptlet, DatagramReply, DatagramRequest};
 use interruptlet::sim::{Sim, SimConfig};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 fn ends(version: Version) -> Ends {
@@ -48,7 +48,24 @@ fn arp_requests_for_us_are_answered() {
     assert_eq!(reply[38..42], CLIENT_V4.octets());
 
     assert!(exchange(&mut sim, &arp_request(Ipv4Addr::new(192, 0, 2, 77))).is_empty());
-    assert_eq!(counter(&sim, "neighbour_messages"), 2);
+    assert_eq!(counter(&sim, "neighbour_messages"), 1);
+    assert_eq!(counter(&sim, "drop_neighbour"), 1);
+    assert_at_rest(&mut sim);
+}
+
+#[test]
+fn arp_is_answered_whoever_asks() {
+    // Outside of our prefix (a /32 has nothing else), and probing for a duplicate (RFC 5227).
+    let mut sim = Sim::new(echo_config());
+    for sender in [Ipv4Addr::new(203, 0, 113, 9), Ipv4Addr::UNSPECIFIED] {
+        let answers = exchange(&mut sim, &arp_request_from(sender, SERVER_V4));
+        assert_eq!(answers.len(), 1, "{sender}");
+        assert_eq!(answers[0][..6], CLIENT_LINK);
+        assert_eq!(answers[0][28..32], SERVER_V4.octets());
+        assert_eq!(answers[0][38..42], sender.octets());
+    }
+    // Nobody else has our address.
+    assert!(exchange(&mut sim, &arp_request_from(SERVER_V4, SERVER_V4)).is_empty());
     assert_at_rest(&mut sim);
 }
 
@@ -62,6 +79,34 @@ fn assert_advertisement(packet: &Packet) {
     assert_eq!(message[8..24], SERVER_V6.octets());
     assert_eq!(message[24..26], [2, 1], "target link address option");
     assert_eq!(message[26..32], SERVER_LINK);
+}
+
+#[test]
+fn neighbours_are_answered_on_their_link_local_address() {
+    // Routers, and the kernel's probes of known neighbours, ask from it.
+    let sender: Ipv6Addr = "fe80::9".parse().unwrap();
+    let mut sim = Sim::new(echo_config());
+    let answers = exchange(&mut sim, &neighbour_solicitation_from(sender, SERVER_V6));
+    assert_eq!(answers.len(), 1);
+    let packet = dissect(&answers[0]);
+    assert_eq!(packet.link_destination, CLIENT_LINK);
+    assert_eq!(packet.destination, sender);
+    assert_advertisement(&packet);
+    assert_at_rest(&mut sim);
+}
+
+#[test]
+fn who_tries_out_our_address_is_told_with_all_nodes() {
+    let mut sim = Sim::new(echo_config());
+    let probe = neighbour_solicitation_from(Ipv6Addr::UNSPECIFIED, SERVER_V6);
+    let answers = exchange(&mut sim, &probe);
+    assert_eq!(answers.len(), 1);
+    let packet = dissect(&answers[0]);
+    assert_eq!(packet.link_destination, [0x33, 0x33, 0, 0, 0, 1]);
+    assert_eq!(packet.destination, "ff02::1".parse::<Ipv6Addr>().unwrap());
+    assert_eq!(packet.transport[0], 136);
+    assert_eq!(packet.transport[4] & 0x40, 0, "not solicited");
+    assert_at_rest(&mut sim);
 }
 
 #[test]

@@ -75,6 +75,8 @@ fn cases(reason: Reject) -> Vec<Vec<u8>> {
             // Longer than a frame can hold.
             udp(V4, PORTS, &[0; 4000]),
         ],
+        // The MTU is 1500.
+        Reject::Oversized => vec![udp(V4, PORTS, &[0; 1473]), udp(V6, PORTS, &[0; 1453])],
         Reject::Ethertype => vec![
             ethernet(0x88cc, &[0; 50]),
             ethernet(0x0042, &[0; 66]),
@@ -179,7 +181,8 @@ fn cases(reason: Reject) -> Vec<Vec<u8>> {
             udp((CLIENT_V4.into(), to.into()), PORTS, b"x")
         })
         .into_iter()
-        .chain(["2001:db8::77", "ff02::1"].map(|to| {
+        // The last one contains our IPv4 address.
+        .chain(["2001:db8::77", "ff02::1", "::ffff:192.0.2.1"].map(|to| {
             let to: Ipv6Addr = to.parse().unwrap();
             udp((CLIENT_V6.into(), to.into()), PORTS, b"x")
         }))
@@ -192,6 +195,13 @@ fn cases(reason: Reject) -> Vec<Vec<u8>> {
         ],
         Reject::TcpHeader => {
             let cut = |len: usize| ip(V4, TCP, &segment(SYN).bytes(V4)[..len]);
+            let options = |options: &[u8]| {
+                Segment {
+                    options: options.to_vec(),
+                    ..segment(SYN)
+                }
+                .frame(V4)
+            };
             let offset = |words: u8| {
                 let mut bytes = segment(SYN).bytes(V4);
                 bytes[12] = words << 4;
@@ -219,6 +229,13 @@ fn cases(reason: Reject) -> Vec<Vec<u8>> {
                 segment(SYN | RST).frame(V4),
                 segment(FIN | RST | ACK).frame(V6),
                 segment(0xff).frame(V4),
+                // Neither a SYN nor a reset, and no acknowledgement.
+                segment(0).frame(V4),
+                segment(FIN).frame(V6),
+                // Options that are longer than the header, or shorter than themselves.
+                options(&[2, 9, 5, 180]),
+                options(&[1, 1, 1, 2]),
+                options(&[2, 1, 0, 0]),
             ]
         }
         Reject::TcpChecksum => [V4, V6]
@@ -289,6 +306,15 @@ fn cases(reason: Reject) -> Vec<Vec<u8>> {
             ]
         }
         Reject::Neighbour => vec![
+            // About somebody else's address; an answer that nobody asked for; cut short.
+            arp_request(Ipv4Addr::new(192, 0, 2, 77)),
+            neighbour_solicitation("2001:db8::77".parse().unwrap()),
+            {
+                let mut frame = arp_request(SERVER_V4);
+                frame[21] = 2;
+                frame
+            },
+            arp_request(SERVER_V4)[..41].to_vec(),
             // From beyond a router; from our own address.
             {
                 let mut frame = neighbour_solicitation(SERVER_V6);

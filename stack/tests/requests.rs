@@ -49,8 +49,11 @@ fn demote(sim: &mut Sim) {
     sent(sim);
 }
 
+/// The bytes of a call, whether they were the end of the stream, and whether the buffer was full.
+type Shown = (Vec<u8>, bool, bool);
+
 /// Records what it is shown, answers as [`Lines`] does.
-struct Recorder(Arc<Mutex<Vec<(Vec<u8>, bool, bool)>>>);
+struct Recorder(Arc<Mutex<Vec<Shown>>>);
 
 impl StreamInterruptlet for Recorder {
     fn handle(&mut self, request: StreamRequest<'_>) -> StreamReply {
@@ -573,7 +576,7 @@ fn a_demoted_handler_that_consumes_nothing_is_not_asked_again() {
 }
 
 #[test]
-fn a_demoted_handler_without_room_closes() {
+fn a_demoted_handler_without_room_says_so_and_closes() {
     let mut config = lines_config();
     config.limits.slow_queue = 1;
     let mut sim = Sim::new(config);
@@ -583,6 +586,7 @@ fn a_demoted_handler_without_room_closes() {
     first.request(&mut sim, b"reply 1\n");
     let answers = second.send(&mut sim, ACK, b"reply 2\n");
     assert_ne!(answers.last().unwrap().flags & FIN, 0);
+    assert_eq!(second.take(&mut sim, &answers), b"busy:reply 2\n");
     assert_eq!(counter(&sim, "deferred_refused"), 1);
     sim.run_jobs(9);
     sim.turn();
@@ -598,8 +602,8 @@ fn an_incomplete_request_of_a_demoted_handler_times_out() {
     let mut world = World::new(config);
     demote(&mut world.sim);
     let handle = world.connected(Version::V4);
-    let reply = world.exchange(handle, b"incomplete", 1, Duration::from_secs(6));
-    assert!(reply.is_empty());
+    let reply = world.exchange(handle, b"incomplete", 100, Duration::from_secs(6));
+    assert_eq!(reply, b"timeout:incomplete");
     assert_eq!(world.socket(handle).state(), State::CloseWait);
     assert_eq!(counter(&world.sim, "request_timeouts"), 1);
 }

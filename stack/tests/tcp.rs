@@ -231,6 +231,58 @@ fn the_oldest_handshakes_give_way() {
     assert_at_rest(&mut sim);
 }
 
+/// Connections that completed the handshake do not count, however many there are behind one that did not.
+#[test]
+fn a_slow_handshake_does_not_give_way_to_completed_ones() {
+    let mut config = echo_config();
+    config.limits.backlog = 4;
+    let mut sim = Sim::new(config);
+    let mut slow = Raw::new(Version::V4, 4999);
+    let answers = slow.syn(&mut sim);
+    slow.ack = answers[0].seq.wrapping_add(1);
+    for port in 5000..5100 {
+        Raw::open(&mut sim, Version::V4, port);
+    }
+    assert_eq!(slow.send(&mut sim, ACK, b"hi")[0].payload, b"hi");
+    assert_eq!(counter(&sim, "flows_refused"), 0);
+    assert_at_rest(&mut sim);
+}
+
+/// RFC 9293 section 3.10.7.4: a peer that lost its state is challenged, resets, and gets through.
+#[test]
+fn a_peer_that_begins_anew_is_challenged_and_gets_a_new_connection() {
+    for payload in [&b""[..], b"early data"] {
+        let mut sim = Sim::new(echo_config());
+        let mut old = Raw::open(&mut sim, Version::V4, 5000);
+        assert_eq!(old.request(&mut sim, b"before"), b"before");
+
+        let mut new = Raw::new(Version::V4, 5000);
+        new.seq = old.seq.wrapping_add(77_777);
+        let syn = Segment {
+            ack: 0,
+            ..new.segment(SYN, payload)
+        };
+        let challenge = new.send_segment(&mut sim, &syn);
+        assert_eq!(challenge.len(), 1, "{challenge:?}");
+        assert_eq!(
+            (challenge[0].flags, challenge[0].seq, challenge[0].ack),
+            (ACK, old.ack, old.seq)
+        );
+        // The old connection is unharmed by the SYN itself.
+        assert_eq!(old.clone().request(&mut sim, b"still"), b"still");
+
+        let reset = Segment {
+            seq: old.seq.wrapping_add(5),
+            ..new.segment(RST, b"")
+        };
+        assert!(new.send_segment(&mut sim, &reset).is_empty());
+        assert_eq!(sim.flows(), 0);
+        let mut new = Raw::open(&mut sim, Version::V4, 5000);
+        assert_eq!(new.request(&mut sim, b"after"), b"after");
+        assert_at_rest(&mut sim);
+    }
+}
+
 /// A flood of SYNs costs neither memory nor the connections that are established.
 #[test]
 fn a_syn_flood_is_bounded() {
@@ -626,5 +678,111 @@ fn connections_with_equal_ports_are_told_apart() {
     assert_eq!(v6.request(&mut sim, b"six"), b"six");
     v4.send(&mut sim, RST, b"");
     assert_eq!(v6.request(&mut sim, b"six"), b"six");
+    assert_at_rest(&mut sim);
+}
+
+#[test]
+fn a_request_may_come_with_the_fin() {
+    for version in BOTH {
+        let mut sim = Sim::new(lines_config());
+        let mut raw = Raw::open(&mut sim, version, 5000);
+        let answers = raw.send(&mut sim, FIN | ACK, b"reply a\nreply b\nrest");
+        let payload: Vec<u8> = answers
+            .iter()
+            .flat_map(|answer| answer.payload.clone())
+            .collect();
+        assert_eq!(payload, b"<a>\n<b>\n");
+        let last = answers.last().unwrap();
+        assert_eq!((last.flags & FIN, last.ack), (FIN, raw.seq));
+        raw.ack = last.seq.wrapping_add(last.payload.len() as u32 + 1);
+        assert!(raw.send(&mut sim, ACK, b"").is_empty());
+        assert_eq!(sim.flows(), 0, "who closes last has no TIME-WAIT");
+        assert_at_rest(&mut sim);
+    }
+}
+
+#[test]
+fn both_sides_may_close_at_the_same_time() {
+    let mut sim = Sim::new(lines_config());
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    let ack_before = raw.ack;
+    let answers = raw.send(&mut sim, ACK, b"close\n");
+    assert_ne!(answers.last().unwrap().flags & FIN, 0);
+    // Our FIN was sent before the worker's arrived.
+    assert_eq!(raw.ack, ack_before);
+    raw.send(&mut sim, FIN | ACK, b"");
+    raw.ack = raw.ack.wrapping_add(b"bye\n".len() as u32 + 1);
+    raw.send(&mut sim, ACK, b"");
+    assert_eq!(sim.flows(), 1, "TIME-WAIT");
+    sim.advance(Duration::from_secs(11));
+    sim.turn();
+    assert_eq!(sim.flows(), 0);
+    assert_at_rest(&mut sim);
+}
+
+/// RFC 5961: blind segments do not harm a connection.
+#[test]
+fn stray_syns_and_resets_do_not_end_a_connection() {
+    let mut sim = Sim::new(echo_config());
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    let syn = Segment {
+        seq: raw.seq.wrapping_add(100_000),
+        ack: 0,
+        ..raw.segment(SYN, b"")
+    };
+    for answer in raw.send_segment(&mut sim, &syn) {
+        assert_eq!(
+            (answer.flags, answer.ack),
+            (ACK, raw.seq),
+            "a challenge ACK"
+        );
+    }
+    for away in [-1, 1 << 20, i32::MIN] {
+        let reset = Segment {
+            seq: raw.seq.wrapping_add_signed(away),
+            ..raw.segment(RST, b"")
+        };
+        raw.send_segment(&mut sim, &reset);
+    }
+    assert_eq!(raw.request(&mut sim, b"still here"), b"still here");
+    assert_at_rest(&mut sim);
+}
+
+/// Bytes beyond the window are not taken, and the rest of the segment is.
+#[test]
+fn what_does_not_fit_the_window_is_cut() {
+    let mut config = lines_config();
+    config.limits.flows = 4;
+    let mut service = stream(Lines);
+    service.slow = Some(std::sync::Arc::new(Lines));
+    config.streams = vec![service];
+    let mut sim = Sim::new(config);
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    // While a request is deferred nothing is consumed.
+    raw.send(&mut sim, ACK, b"defer reply 0\n");
+    let line = [&b"silence "[..], &[b'x'; 991], b"\n"].concat();
+    let start = raw.seq;
+    let mut acks = Vec::new();
+    for _ in 0..20 {
+        acks.extend(raw.send(&mut sim, ACK, &line));
+    }
+    sim.advance(Duration::from_millis(20));
+    sim.turn();
+    acks.extend(raw.received(&sim));
+    let last = acks.last().unwrap();
+    assert_eq!(last.window, 0);
+    assert_eq!(last.ack, start + 16 * 1024);
+    // Once it is answered, the window opens and the rest is welcome.
+    sim.run_jobs(1);
+    sim.turn();
+    let answers = raw.received(&sim);
+    raw.seq = start + 16 * 1024;
+    assert_eq!(raw.take(&mut sim, &answers), b"<0>\n");
+    let rest = [&line.repeat(20)[16 * 1024..], b"reply 1\n"].concat();
+    let mut reply = Vec::new();
+    for part in rest.chunks(1400) {
+        reply.extend(raw.request(&mut sim, part));
+    }
+    assert_eq!(reply, b"<1>\n");
     assert_at_rest(&mut sim);
 }

@@ -45,6 +45,12 @@ pub trait Port {
         counters: &Counters,
     ) -> io::Result<()>;
 
+    /// Whether the kernel has frames of ours that it will only go on sending when
+    /// [`transmit`](Self::transmit) is called again.
+    fn has_backlog(&self) -> bool {
+        false
+    }
+
     /// Lets the kernel work on this queue in our own time (busy polling), without waiting.
     fn busy_poll(&mut self) {}
 

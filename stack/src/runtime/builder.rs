@@ -137,7 +137,6 @@ impl Builder {
         let parts = WorkerParts {
             link_address: interface.link,
             addresses: config.addresses.clone(),
-            gateways: config.gateways.clone(),
             shared_address: config.shared_address,
             ip_mtu: interface.mtu,
             limits: config.limits,

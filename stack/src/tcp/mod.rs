@@ -4,21 +4,24 @@
 //! * [`connection`]: the conversation between engine, handler and slow path.
 //! * [`outgoing`]: what a reply has left to send.
 //!
+//! * [`age_queue`]: the connections in one passing state, bounded.
+//!
 //! This module owns the table of connections, their timers, and the bounds.
 
+mod age_queue;
 mod connection;
 mod engine;
 mod outgoing;
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ahash::RandomState;
 use smoltcp::iface::{Interface, SocketSet};
-use smoltcp::phy::Medium;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
-use self::connection::{Connection, InFrame, Status};
+use self::age_queue::AgeQueue;
+use self::connection::{Connection, Phase, Status, Window};
 use self::engine::Engine;
 use crate::arena::{Frame, FrameMemory};
 use crate::config::{Cidr, ENGINE_RX_BYTES, Limits, SCRATCH_ROOM_BYTES};
@@ -81,9 +84,12 @@ pub(crate) struct Resources {
 pub(crate) struct Segment {
     link: LinkHeader,
     ip: usize,
+    transport: usize,
     payload: usize,
     end: usize,
     seq: u32,
+    /// Meaningless without the ACK flag.
+    ack: u32,
     flags: u8,
 }
 
@@ -95,14 +101,13 @@ pub(crate) struct Tcp {
     /// For segments that belong to no connection.
     nobody: SocketSet<'static>,
     spare_engines: Vec<Engine>,
-    /// Connections in the order of their SYN; those that completed are skipped.
-    backlog: VecDeque<FlowId>,
-    backlog_max: usize,
-    /// Connections in the order of their entering TIME-WAIT; those that are gone are skipped.
-    time_wait: VecDeque<FlowId>,
-    time_wait_max: usize,
-    /// How many connections are in TIME-WAIT.
-    time_wait_count: usize,
+    /// Connections to flush at the end of the turn.
+    touched: Vec<FlowId>,
+    /// Connections that have not completed the handshake.
+    backlog: AgeQueue,
+    time_wait: AgeQueue,
+    /// Connections that only wait for their peer's FIN.
+    finished: usize,
 }
 
 impl Resources {
@@ -125,14 +130,11 @@ impl Tcp {
         egress: &mut Egress,
         now: Instant,
     ) -> Self {
-        let facts = DeviceFacts {
-            medium: Medium::Ip,
-            ip_mtu,
-        };
-        let interface = new_interface(facts, HardwareAddress::Ip, addresses, seed, egress, now);
+        let facts = DeviceFacts { ip_mtu };
+        let interface = new_interface(facts, addresses, split_seed(seed, 1), egress, now);
         let memory = egress.arena.memory();
         Self {
-            flows: FlowTable::new(limits.flows, seed),
+            flows: FlowTable::new(limits.flows, split_seed(seed, 2)),
             timers: TimerWheel::new(now, limits.flows),
             resources: Resources {
                 interface,
@@ -148,11 +150,10 @@ impl Tcp {
             },
             nobody: SocketSet::new(Vec::new()),
             spare_engines: Vec::with_capacity(SPARE_ENGINES_MAX),
-            backlog: VecDeque::with_capacity(limits.backlog),
-            backlog_max: limits.backlog,
-            time_wait: VecDeque::with_capacity(2 * limits.time_wait),
-            time_wait_max: limits.time_wait,
-            time_wait_count: 0,
+            touched: Vec::with_capacity(limits.flows),
+            backlog: AgeQueue::new(limits.backlog),
+            time_wait: AgeQueue::new(limits.time_wait),
+            finished: 0,
         }
     }
 
@@ -165,14 +166,15 @@ impl Tcp {
         flags: u8,
         turn: &mut Turn<'_>,
     ) {
-        let bytes = turn.egress.arena.bytes(&frame);
-        let seq = &bytes[packet.transport + 4..packet.transport + 8];
+        let header = &turn.egress.arena.bytes(&frame)[packet.transport..packet.end];
         let segment = Segment {
             link: packet.link,
             ip: packet.ip,
+            transport: packet.transport,
             payload,
             end: packet.end,
-            seq: u32::from_be_bytes([seq[0], seq[1], seq[2], seq[3]]),
+            seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
             flags,
         };
         let mut known = self.flows.find(&packet.key);
@@ -180,40 +182,50 @@ impl Tcp {
             && let Some(old) = known
             && self
                 .flows
-                .get_mut(old)
-                .is_some_and(|(_, connection)| connection.gives_way_to(segment.seq))
+                .get(old)
+                .is_some_and(|connection| connection.gives_way_to(segment.seq))
         {
             self.remove(old, turn.counters);
             known = None;
         }
-        let Some(id) = known.or_else(|| self.accept(&frame, packet, &segment, turn)) else {
+        let id = known.or_else(|| self.accept(&frame, packet, &segment, turn));
+        let Some((id, connection)) = id.and_then(|id| Some((id, self.flows.get_mut(id)?.1))) else {
             turn.egress.arena.free(frame);
             return;
         };
-        let Some((_, connection)) = self.flows.get_mut(id) else {
-            turn.egress.arena.free(frame);
-            return;
-        };
-        let in_frame = connection.take_in(frame, &segment, &mut self.resources, turn);
-        let status = connection.drive(id, in_frame, &mut self.resources, turn);
-        self.settle(id, status, turn.counters);
+        let window = connection.take_in(frame, &segment, &mut self.resources, turn);
+        connection.converse(id, window, &mut self.resources, turn);
+        self.touch(id);
     }
 
-    /// Carries out what is due, at most `budget` timers; returns how many there were.
-    pub(crate) fn expire(&mut self, budget: usize, turn: &mut Turn<'_>) -> usize {
-        for done in 0..budget {
+    /// Sends what the events of this turn have to send, and settles what they changed.
+    pub(crate) fn flush(&mut self, turn: &mut Turn<'_>) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in touched.drain(..) {
+            let Some((_, connection)) = self.flows.get_mut(id) else {
+                continue;
+            };
+            connection.touched = false;
+            let status = connection.flush(&mut self.resources, turn);
+            self.settle(id, status, turn.counters);
+        }
+        self.touched = touched;
+    }
+
+    /// Carries out what is due, at most `budget` timers.
+    pub(crate) fn expire(&mut self, budget: usize, turn: &mut Turn<'_>) {
+        for _ in 0..budget {
             let Some(index) = self.timers.pop_expired(turn.now) else {
-                return done;
+                return;
             };
             let Some(id) = self.flows.id_at(index) else {
                 continue;
             };
             self.with(id, turn, |connection, resources, turn| {
                 connection.armed = None;
-                connection.expire(id, resources, turn)
+                connection.expire(id, resources, turn);
             });
         }
-        budget
     }
 
     /// The slow path's answer to a deferred request.
@@ -226,7 +238,7 @@ impl Tcp {
     ) {
         let found = self.with(id, turn, |connection, resources, turn| {
             connection.reply(consumed, response, turn);
-            connection.drive(id, InFrame::default(), resources, turn)
+            connection.converse(id, Window::default(), resources, turn);
         });
         if !found {
             turn.counters.replies_lost.increment();
@@ -238,7 +250,7 @@ impl Tcp {
         turn.counters.deferred_abandoned.increment();
         self.with(id, turn, |connection, resources, turn| {
             connection.abandon();
-            connection.drive(id, InFrame::default(), resources, turn)
+            connection.converse(id, Window::default(), resources, turn);
         });
     }
 
@@ -246,7 +258,7 @@ impl Tcp {
     pub(crate) fn need_more(&mut self, id: FlowId, turn: &mut Turn<'_>) {
         self.with(id, turn, |connection, resources, turn| {
             connection.need_more(turn);
-            connection.drive(id, InFrame::default(), resources, turn)
+            connection.converse(id, Window::default(), resources, turn);
         });
     }
 
@@ -254,7 +266,7 @@ impl Tcp {
     pub(crate) fn abort(&mut self, id: FlowId, turn: &mut Turn<'_>) {
         self.with(id, turn, |connection, resources, turn| {
             connection.abort();
-            connection.drive(id, InFrame::default(), resources, turn)
+            connection.converse(id, Window::default(), resources, turn);
         });
     }
 
@@ -268,21 +280,20 @@ impl Tcp {
     ) {
         self.with(id, turn, |connection, resources, turn| {
             connection.add_chunk(chunk, source);
-            connection.drive(id, InFrame::default(), resources, turn)
+            connection.converse(id, Window::default(), resources, turn);
         });
     }
 
     /// Takes no new connections from now on and closes the others as they become idle.
-    pub(crate) fn drain(&mut self, turn: &mut Turn<'_>) {
+    pub(crate) fn drain(&mut self, counters: &Counters) {
         self.resources.draining = true;
         let ids: Vec<FlowId> = self.flows.ids().collect();
         for id in ids {
-            self.with(id, turn, |connection, resources, turn| {
-                if connection.is_half_open() {
-                    return Status::Gone;
-                }
-                connection.drive(id, InFrame::default(), resources, turn)
-            });
+            if self.is_in(id, Phase::Handshake) {
+                self.remove(id, counters);
+            } else {
+                self.touch(id);
+            }
         }
     }
 
@@ -294,9 +305,9 @@ impl Tcp {
         }
     }
 
-    /// Connections that a drain waits for: all but those in TIME-WAIT.
+    /// Connections that a drain waits for: those that have something to send or to receive.
     pub(crate) fn unfinished(&self) -> usize {
-        self.flows.len() - self.time_wait_count
+        self.flows.len() - self.time_wait.len() - self.finished
     }
 
     /// Connections, those in the handshake and in TIME-WAIT included.
@@ -356,7 +367,9 @@ impl Tcp {
         match self.flows.insert(packet.key, connection) {
             Ok(id) => {
                 turn.counters.flows_opened.increment();
-                self.backlog.push_back(id);
+                let flows = &self.flows;
+                self.backlog
+                    .enter(id, |id| is_in(flows, id, Phase::Handshake));
                 Some(id)
             }
             Err(_) => {
@@ -372,7 +385,7 @@ impl Tcp {
         let mut device = Device {
             received: Some(packet),
             egress: turn.egress,
-            link: Some(&segment.link),
+            link: &segment.link,
             facts: &self.resources.facts,
             counters: turn.counters,
             sent: 0,
@@ -386,38 +399,25 @@ impl Tcp {
 
     /// Makes sure that one more handshake fits the bounds; the oldest give way.
     fn make_room(&mut self, counters: &Counters) -> bool {
-        while let Some(oldest) = self.backlog.front().copied() {
-            let half_open = self
-                .flows
-                .get_mut(oldest)
-                .is_some_and(|(_, connection)| connection.is_half_open());
-            if half_open && self.backlog.len() < self.backlog_max {
-                break;
-            }
-            self.backlog.pop_front();
-            if half_open {
+        if self.backlog.is_full() {
+            let flows = &self.flows;
+            let oldest = self
+                .backlog
+                .take_oldest(|id| is_in(flows, id, Phase::Handshake));
+            if let Some(oldest) = oldest {
                 counters.flows_refused.increment();
                 self.remove(oldest, counters);
             }
         }
-        if self.flows.has_room() {
-            return true;
-        }
-        self.evict_time_wait(counters)
-    }
-
-    /// Takes those that are gone from the front of the list.
-    fn forget_ended_time_waits(&mut self) {
-        while let Some(oldest) = self.time_wait.front().copied()
-            && self.flows.get_mut(oldest).is_none()
-        {
-            self.time_wait.pop_front();
-        }
+        self.flows.has_room() || self.evict_time_wait(counters)
     }
 
     fn evict_time_wait(&mut self, counters: &Counters) -> bool {
-        self.forget_ended_time_waits();
-        let Some(oldest) = self.time_wait.pop_front() else {
+        let flows = &self.flows;
+        let oldest = self
+            .time_wait
+            .take_oldest(|id| is_in(flows, id, Phase::TimeWait));
+        let Some(oldest) = oldest else {
             return false;
         };
         counters.time_wait_evicted.increment();
@@ -425,19 +425,32 @@ impl Tcp {
         true
     }
 
-    /// Runs `event` on a connection and settles what follows. Returns whether the connection was there.
+    fn is_in(&self, id: FlowId, phase: Phase) -> bool {
+        is_in(&self.flows, id, phase)
+    }
+
+    /// Runs `event` on a connection. Returns whether the connection was there.
     fn with(
         &mut self,
         id: FlowId,
         turn: &mut Turn<'_>,
-        event: impl FnOnce(&mut Connection, &mut Resources, &mut Turn<'_>) -> Status,
+        event: impl FnOnce(&mut Connection, &mut Resources, &mut Turn<'_>),
     ) -> bool {
         let Some((_, connection)) = self.flows.get_mut(id) else {
             return false;
         };
-        let status = event(connection, &mut self.resources, turn);
-        self.settle(id, status, turn.counters);
+        event(connection, &mut self.resources, turn);
+        self.touch(id);
         true
+    }
+
+    /// Puts a connection on the list of those to flush, once.
+    fn touch(&mut self, id: FlowId) {
+        if let Some((_, connection)) = self.flows.get_mut(id)
+            && !std::mem::replace(&mut connection.touched, true)
+        {
+            self.touched.push(id);
+        }
     }
 
     /// Arms the timer of a connection, or removes it.
@@ -459,17 +472,33 @@ impl Tcp {
             connection.armed = Some(deadline);
             self.timers.arm(id.index(), deadline);
         }
-        if connection.enters_time_wait() {
-            self.forget_ended_time_waits();
-            // Ended ones are still on the list while one before them lives on (its peer repeats a FIN):
-            // that is bounded too.
-            if self.time_wait_count >= self.time_wait_max
-                || self.time_wait.len() >= 2 * self.time_wait_max
-            {
-                self.evict_time_wait(counters);
+        let (before, now) = (connection.counted_as, connection.phase);
+        if before == now {
+            return;
+        }
+        connection.counted_as = now;
+        self.leave_phase(before);
+        match now {
+            Phase::Handshake | Phase::Open => {}
+            Phase::Finished => self.finished += 1,
+            Phase::TimeWait => {
+                if self.time_wait.is_full() {
+                    self.evict_time_wait(counters);
+                }
+                let flows = &self.flows;
+                self.time_wait
+                    .enter(id, |id| is_in(flows, id, Phase::TimeWait));
             }
-            self.time_wait.push_back(id);
-            self.time_wait_count += 1;
+        }
+    }
+
+    /// One connection less is counted in `phase`.
+    fn leave_phase(&mut self, phase: Phase) {
+        match phase {
+            Phase::Handshake => self.backlog.leave(),
+            Phase::Open => {}
+            Phase::Finished => self.finished -= 1,
+            Phase::TimeWait => self.time_wait.leave(),
         }
     }
 
@@ -478,9 +507,7 @@ impl Tcp {
             return;
         };
         self.timers.cancel(id.index());
-        if connection.is_listed_in_time_wait() {
-            self.time_wait_count -= 1;
-        }
+        self.leave_phase(connection.counted_as);
         counters.flows_closed.increment();
         if self.spare_engines.len() < SPARE_ENGINES_MAX {
             self.spare_engines.push(connection.into_engine());
@@ -488,22 +515,35 @@ impl Tcp {
     }
 }
 
-/// A smoltcp interface with our addresses.
-pub(crate) fn new_interface(
+/// A seed for one purpose. What is derived from one (smoltcp's initial sequence numbers, which it does not
+/// mean to be secrets) must not tell the others (the keys of the flow table).
+fn split_seed(seed: u64, purpose: u64) -> u64 {
+    RandomState::with_seeds(seed, purpose, !seed, !purpose).hash_one(purpose)
+}
+
+/// Whether a connection lives and is in `phase`.
+fn is_in(flows: &FlowTable<Connection>, id: FlowId, phase: Phase) -> bool {
+    flows
+        .get(id)
+        .is_some_and(|connection| connection.phase == phase)
+}
+
+/// A smoltcp interface with our addresses, for all engines.
+fn new_interface(
     facts: DeviceFacts,
-    hardware: HardwareAddress,
     addresses: &[Cidr],
     seed: u64,
     egress: &mut Egress,
     now: Instant,
 ) -> Interface {
-    let mut config = smoltcp::iface::Config::new(hardware);
+    let mut config = smoltcp::iface::Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
     let counters = Counters::default();
+    let link = LinkHeader::default();
     let mut device = Device {
         received: None,
         egress,
-        link: None,
+        link: &link,
         facts: &facts,
         counters: &counters,
         sent: 0,
@@ -515,7 +555,7 @@ pub(crate) fn new_interface(
             let _ = table.push(IpCidr::new(cidr.address.into(), cidr.prefix));
         }
     });
-    // Every engine knows its peer's link address, so any route will do; without one, smoltcp would wait
+    // Every flow knows its peer's link address, so any route will do; without one, smoltcp would wait
     // for a neighbour.
     for cidr in addresses {
         let routes = interface.routes_mut();

@@ -77,11 +77,13 @@ pub struct Local {
     addresses: Vec<Address>,
     /// The directed broadcast addresses of our IPv4 prefixes.
     broadcasts: Vec<Address>,
+    /// Bytes of an IP packet at most.
+    mtu: usize,
 }
 
 impl Local {
-    /// `addresses` with their prefix lengths in bits.
-    pub fn new(link: EthernetAddress, addresses: &[(IpAddr, u8)]) -> Self {
+    /// `addresses` with their prefix lengths in bits; `mtu` in bytes of an IP packet.
+    pub fn new(link: EthernetAddress, addresses: &[(IpAddr, u8)], mtu: usize) -> Self {
         let broadcasts = addresses
             .iter()
             .filter_map(|(ip, prefix)| match ip {
@@ -97,6 +99,7 @@ impl Local {
             link,
             addresses: addresses.iter().map(|(ip, _)| (*ip).into()).collect(),
             broadcasts,
+            mtu,
         }
     }
 
@@ -173,6 +176,9 @@ fn parse_ipv4(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reje
     }
     if total_len > packet.len() {
         return Err(Reject::Truncated);
+    }
+    if total_len > local.mtu {
+        return Err(Reject::Oversized);
     }
     if !Sum::default().plus(&packet[..header_len]).is_valid() {
         return Err(Reject::IpChecksum);
@@ -253,6 +259,9 @@ fn parse_ipv6(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reje
     if IPV6_HEADER_BYTES + payload_len > packet.len() {
         return Err(Reject::Truncated);
     }
+    if IPV6_HEADER_BYTES + payload_len > local.mtu {
+        return Err(Reject::Oversized);
+    }
     let mut end = ip + IPV6_HEADER_BYTES + payload_len;
     let mut source = [0; 16];
     source.copy_from_slice(&packet[8..24]);
@@ -286,6 +295,10 @@ fn parse_ipv6(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reje
         return Ok(Packet::Neighbour { len: end - tags });
     }
 
+    // It would be taken for the IPv4 address that it contains.
+    if destination.to_ipv4_mapped().is_some() {
+        return Err(Reject::IpDestination);
+    }
     let answerable = !(source.is_unspecified()
         || source.is_loopback()
         || source.is_multicast()
@@ -429,10 +442,13 @@ fn parse_transport(
             if header_len < TCP_HEADER_BYTES_MIN || header_len > segment.len() {
                 return Err(Reject::TcpHeader);
             }
-            // At most one of FIN, SYN and RST: no honest segment says two of them.
-            if (segment[13] & 0x07).count_ones() > 1 {
+            // At most one of FIN, SYN and RST: no honest segment says two of them. And all but a first
+            // SYN and a reset acknowledge (RFC 9293 section 3.10.7.4: "if the ACK bit is off, drop").
+            let (controls, acknowledges) = (segment[13] & 0x07, segment[13] & 0x10 != 0);
+            if controls.count_ones() > 1 || !(acknowledges || matches!(controls, 0x02 | 0x04)) {
                 return Err(Reject::TcpHeader);
             }
+            check_tcp_options(&segment[TCP_HEADER_BYTES_MIN..header_len])?;
             if !sum().plus(segment).is_valid() {
                 return Err(Reject::TcpChecksum);
             }
@@ -496,6 +512,21 @@ fn parse_transport(
         },
         kind,
     }))
+}
+
+/// Refuses a list of TCP options whose lengths cannot be (RFC 9293 section 3.1, MUST-7).
+fn check_tcp_options(mut options: &[u8]) -> Result<(), Reject> {
+    while let [kind, rest @ ..] = options {
+        options = match kind {
+            0 => return Ok(()),
+            1 => rest,
+            _ => match rest.first().map(|len| usize::from(*len)) {
+                Some(len) if len >= 2 && len <= options.len() => &options[len..],
+                _ => return Err(Reject::TcpHeader),
+            },
+        };
+    }
+    Ok(())
 }
 
 /// Length and checksum; ICMPv6 sums a pseudo-header too (RFC 4443 section 2.3).

@@ -26,6 +26,8 @@ macro_rules! rejects {
 rejects! {
     /// Shorter than its headers say.
     Truncated = "drop_truncated",
+    /// A packet longer than the interface's MTU.
+    Oversized = "drop_oversized",
     /// Neither IP nor ARP.
     Ethertype = "drop_ethertype",
     /// The link-layer source is a group address.
@@ -65,7 +67,7 @@ rejects! {
     IcmpChecksum = "drop_icmp_checksum",
     /// An ICMP message that needs no answer from us.
     IcmpIgnored = "drop_icmp_ignored",
-    /// ARP or neighbour discovery that is malformed or not for us.
+    /// ARP or neighbour discovery that is no question about an address of ours.
     Neighbour = "drop_neighbour",
 }
 

@@ -19,14 +19,14 @@ use crate::clock::Clock;
 use crate::config::{Cidr, Limits, Poll};
 use crate::egress::Egress;
 use crate::icmp::Icmp;
-use crate::link::Link;
+use crate::neighbour;
 use crate::pool::{Command, Mailbox, Route, Submitter};
 use crate::port::Port;
 use crate::service::Charge;
 use crate::tcp::{StreamPort, Tcp, Turn};
 use crate::telemetry::{Counters, RateLimit};
 use crate::udp::{DatagramPort, Udp, Verdict};
-use crate::wire::{Local, Packet, TransportKind, parse};
+use crate::wire::{Local, Packet, Reject, TransportKind, parse};
 use crate::{Duration, Instant};
 
 /// What the runtime wants of a worker.
@@ -62,7 +62,6 @@ impl RunSwitch {
 pub(crate) struct WorkerParts {
     pub(crate) link_address: EthernetAddress,
     pub(crate) addresses: Vec<Cidr>,
-    pub(crate) gateways: Vec<IpAddr>,
     /// The kernel answers ARP, neighbour discovery and ICMP.
     pub(crate) shared_address: bool,
     pub(crate) ip_mtu: usize,
@@ -80,8 +79,8 @@ pub(crate) struct Worker<P> {
     port: P,
     local: Local,
     egress: Egress,
-    /// `None` where the kernel has the addresses too.
-    link: Option<Link>,
+    /// Whether ARP and neighbour discovery are ours to answer.
+    answers_neighbours: bool,
     icmp: Icmp,
     udp: Udp,
     tcp: Tcp,
@@ -97,7 +96,6 @@ impl<P: Port> Worker<P> {
         let WorkerParts {
             link_address,
             addresses,
-            gateways,
             shared_address,
             ip_mtu,
             limits,
@@ -113,22 +111,11 @@ impl<P: Port> Worker<P> {
             .iter()
             .map(|cidr| (cidr.address, cidr.prefix))
             .collect();
-        let link = (!shared_address).then(|| {
-            Link::new(
-                link_address,
-                &addresses,
-                &gateways,
-                ip_mtu,
-                seed,
-                &mut egress,
-                now,
-            )
-        });
         let core = mailbox.sender().clone();
         Self {
             port,
-            local: Local::new(link_address, &ours),
-            link,
+            local: Local::new(link_address, &ours, ip_mtu),
+            answers_neighbours: !shared_address,
             icmp: Icmp::new(ip_mtu, now),
             udp: Udp::new(datagrams, ip_mtu, pool.clone(), core.clone()),
             tcp: Tcp::new(
@@ -243,11 +230,13 @@ impl<P: Port> Worker<P> {
             counters: &self.counters,
             now,
         };
-        if self.tcp.expire(budget::TIMERS, &mut turn) > 0 {
-            now = self.charge(now, clock);
-        }
+        self.tcp.expire(budget::TIMERS, &mut turn);
+        // What many connections' deadlines took is no handler's doing.
+        self.tcp.take_called();
+        self.tcp.flush(&mut turn);
 
-        worked |= !self.egress.queue.is_empty();
+        // Sent, or for the kernel to take up where it left off.
+        worked |= !self.egress.queue.is_empty() || self.port.has_backlog();
         self.port.transmit(
             &mut self.egress.arena,
             &mut self.egress.queue,
@@ -301,12 +290,11 @@ impl<P: Port> Worker<P> {
         };
         let packet = match packet {
             Packet::Neighbour { len } => {
-                match &mut self.link {
-                    Some(link) => link.receive(frame, len, now, &mut self.egress, &self.counters),
-                    None => {
-                        self.counters.reject(crate::wire::Reject::Neighbour);
-                        self.egress.arena.free(frame);
-                    }
+                if self.answers_neighbours {
+                    neighbour::answer(frame, len, &self.local, &mut self.egress, &self.counters);
+                } else {
+                    self.counters.reject(Reject::Neighbour);
+                    self.egress.arena.free(frame);
                 }
                 return;
             }
@@ -422,7 +410,7 @@ impl<P: Port> Worker<P> {
         };
         match state {
             RunState::Running => {}
-            RunState::Draining => self.tcp.drain(&mut turn),
+            RunState::Draining => self.tcp.drain(&self.counters),
             RunState::Stopping => self.tcp.abort_all(&mut turn),
         }
     }

@@ -68,9 +68,14 @@ pub fn tagged(frame: &[u8], tag_control: u16) -> Vec<u8> {
 
 /// A broadcast ARP request of the client for `target`.
 pub fn arp_request(target: Ipv4Addr) -> Vec<u8> {
+    arp_request_from(CLIENT_V4, target)
+}
+
+/// A broadcast ARP request of the client, as if its address were `sender`, for `target`.
+pub fn arp_request_from(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut message = vec![0, 1, 8, 0, 6, 4, 0, 1];
     message.extend(CLIENT_LINK);
-    message.extend(CLIENT_V4.octets());
+    message.extend(sender.octets());
     message.extend([0; 6]);
     message.extend(target.octets());
     let mut frame = ethernet(ARP, &message);
@@ -80,15 +85,23 @@ pub fn arp_request(target: Ipv4Addr) -> Vec<u8> {
 
 /// A neighbour solicitation of the client for `target`, sent to its solicited-node group.
 pub fn neighbour_solicitation(target: Ipv6Addr) -> Vec<u8> {
+    neighbour_solicitation_from(CLIENT_V6, target)
+}
+
+/// A neighbour solicitation of the client, as if its address were `sender`, for `target`.
+pub fn neighbour_solicitation_from(sender: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let low = target.octets();
     let group = Ipv6Addr::from([
         0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, low[13], low[14], low[15],
     ]);
     let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
     message.extend(target.octets());
-    message.extend([1, 1]);
-    message.extend(CLIENT_LINK);
-    let ends = (CLIENT_V6.into(), group.into());
+    // Who has no address yet says no link address either (RFC 4861 section 4.3).
+    if !sender.is_unspecified() {
+        message.extend([1, 1]);
+        message.extend(CLIENT_LINK);
+    }
+    let ends = (sender.into(), group.into());
     let sum = checksum(&[
         &pseudo_header(ends.0, ends.1, ICMPV6, message.len()),
         &message,
@@ -234,7 +247,7 @@ impl Segment {
         bytes.extend(self.destination_port.to_be_bytes());
         bytes.extend(self.seq.to_be_bytes());
         bytes.extend(self.ack.to_be_bytes());
-        bytes.push(((20 + self.options.len()) / 4 << 4) as u8);
+        bytes.push((((20 + self.options.len()) / 4) << 4) as u8);
         bytes.push(self.flags);
         bytes.extend(self.window.to_be_bytes());
         bytes.extend([0; 4]);

@@ -170,7 +170,7 @@ fn segment(flow: &Flow, flags: u8, window: u16, options: &[u8], payload: &[u8]) 
     bytes.extend(PORT.to_be_bytes());
     bytes.extend(flow.seq.to_be_bytes());
     bytes.extend(flow.ack.to_be_bytes());
-    bytes.extend([((20 + options.len()) / 4 << 4) as u8, flags]);
+    bytes.extend([(((20 + options.len()) / 4) << 4) as u8, flags]);
     bytes.extend(window.to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend(options);

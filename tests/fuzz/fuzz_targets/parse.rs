@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         (IpAddr::from([192, 0, 2, 1]), 24),
         (IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]), 64),
     ];
-    let local = Local::new(EthernetAddress([2, 0, 0, 0, 0, 1]), &addresses);
+    let local = Local::new(EthernetAddress([2, 0, 0, 0, 0, 1]), &addresses, 1500);
     let len = data.len();
     let mut buffer = data.to_vec();
     buffer.resize(len + 64, GUARD);

@@ -1,0 +1,153 @@
+//! ARP and neighbour discovery for addresses that are ours alone: questions are answered on their own
+//! frame, whoever asks.
+//!
+//! There is no table of neighbours: flows answer to the link address that their peer's frames come from.
+//! So everything but a question about one of our addresses is ignored.
+
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
+
+use crate::arena::Frame;
+use crate::egress::Egress;
+use crate::telemetry::Counters;
+use crate::wire::checksum::Sum;
+use crate::wire::{Address, ETHERNET_HEADER_BYTES, IPV6_HEADER_BYTES, Local, Reject, ip};
+
+/// Bytes of an ARP packet for IPv4 over Ethernet (RFC 826).
+const ARP_BYTES: usize = 28;
+/// Its first six bytes: Ethernet, IPv4, and the lengths of their addresses.
+const ARP_KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const ARP_REQUEST: [u8; 2] = [0, 1];
+const ARP_REPLY: [u8; 2] = [0, 2];
+
+/// ICMPv6 types (RFC 4861 sections 4.3 and 4.4).
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+/// Bytes of a solicitation without options.
+const SOLICITATION_BYTES: usize = 24;
+/// Bytes of an advertisement with its one option.
+const ADVERTISEMENT_BYTES: usize = 32;
+/// Flags of an advertisement: an answer, and to override what was known.
+const SOLICITED: u8 = 0x40;
+const OVERRIDE: u8 = 0x20;
+/// Option "target link-layer address", one unit of eight bytes.
+const TARGET_LINK_OPTION: [u8; 2] = [2, 1];
+
+/// Answers the question in the first `len` bytes of `frame`, or drops and counts it.
+pub(crate) fn answer(
+    mut frame: Frame,
+    len: usize,
+    local: &Local,
+    egress: &mut Egress,
+    counters: &Counters,
+) {
+    let buffer = egress.arena.buffer_mut(&mut frame);
+    let answered = match EthernetFrame::new_unchecked(&*buffer).ethertype() {
+        EthernetProtocol::Arp => answer_arp(buffer, len, local),
+        _ => answer_solicitation(buffer, len, local),
+    };
+    match answered {
+        Some(len) => {
+            counters.neighbour_messages.increment();
+            egress.arena.set_len(&mut frame, len);
+            egress.send(frame);
+        }
+        None => {
+            counters.reject(Reject::Neighbour);
+            egress.arena.free(frame);
+        }
+    }
+}
+
+/// RFC 826; a probe, whose sender has no address yet, is answered too: that is how it finds out that the
+/// address is taken (RFC 5227 section 2.1.1). Returns the length of the answer.
+fn answer_arp(frame: &mut [u8], len: usize, local: &Local) -> Option<usize> {
+    let arp = frame.get_mut(ETHERNET_HEADER_BYTES..len)?;
+    let arp = arp.get_mut(..ARP_BYTES)?;
+    let target = ipv4(&arp[24..28]);
+    if arp[0..6] != ARP_KIND || arp[6..8] != ARP_REQUEST || !local.has(&target) {
+        return None;
+    }
+    let mut asker = [0; 10];
+    asker.copy_from_slice(&arp[8..18]);
+    let asker_link = EthernetAddress::from_bytes(&asker[..6]);
+    // Nobody else may claim our address, and only one station can be told.
+    if !asker_link.is_unicast() || local.has(&ipv4(&asker[6..])) {
+        return None;
+    }
+    let mut ours = [0; 4];
+    ours.copy_from_slice(&arp[24..28]);
+    arp[6..8].copy_from_slice(&ARP_REPLY);
+    arp[8..14].copy_from_slice(local.link().as_bytes());
+    arp[14..18].copy_from_slice(&ours);
+    arp[18..28].copy_from_slice(&asker);
+    write_link(frame, asker_link, local);
+    Some(ETHERNET_HEADER_BYTES + ARP_BYTES)
+}
+
+fn ipv4(bytes: &[u8]) -> Address {
+    let mut octets = [0; 4];
+    octets.copy_from_slice(bytes);
+    std::net::IpAddr::from(octets).into()
+}
+
+/// RFC 4861 section 7.2.4. Checksum and hop limit were verified. Returns the length of the answer.
+fn answer_solicitation(frame: &mut [u8], len: usize, local: &Local) -> Option<usize> {
+    let packet = frame.get(ETHERNET_HEADER_BYTES..len)?;
+    let message = packet.get(IPV6_HEADER_BYTES..)?;
+    if message.len() < SOLICITATION_BYTES || message[0] != SOLICITATION || message[1] != 0 {
+        return None;
+    }
+    let mut asker = [0; 16];
+    asker.copy_from_slice(&packet[8..24]);
+    let mut target = [0; 16];
+    target.copy_from_slice(&message[8..24]);
+    let asker = std::net::Ipv6Addr::from(asker);
+    let target = Address::from(std::net::IpAddr::from(target));
+    if !local.has(&target) || target.is_ipv4() || asker.is_multicast() {
+        return None;
+    }
+    // The asker's link address is its frame's source. An asker without address is trying out ours: all
+    // nodes are told that it is taken (section 7.2.4, RFC 4862 section 5.4.3).
+    let probing = asker.is_unspecified();
+    let (destination, flags) = if probing {
+        (
+            std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+            OVERRIDE,
+        )
+    } else {
+        (asker, SOLICITED | OVERRIDE)
+    };
+    let link = if probing {
+        EthernetAddress([0x33, 0x33, 0, 0, 0, 1])
+    } else {
+        EthernetFrame::new_unchecked(&*frame).src_addr()
+    };
+    let answer_len = ETHERNET_HEADER_BYTES + IPV6_HEADER_BYTES + ADVERTISEMENT_BYTES;
+    let answer = frame.get_mut(ETHERNET_HEADER_BYTES..answer_len)?;
+    let destination = Address::from(std::net::IpAddr::V6(destination));
+    ip::write_header(answer, &target, &destination, ip::PROTOCOL_ICMPV6);
+    // Proof that no router forwarded it (section 7.1.2).
+    answer[7] = 255;
+    let message = &mut answer[IPV6_HEADER_BYTES..];
+    message[..8].copy_from_slice(&[ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0]);
+    message[8..24].copy_from_slice(target.octets());
+    message[24..26].copy_from_slice(&TARGET_LINK_OPTION);
+    message[26..32].copy_from_slice(local.link().as_bytes());
+    let sum = Sum::pseudo_header(
+        &target,
+        &destination,
+        ip::PROTOCOL_ICMPV6,
+        ADVERTISEMENT_BYTES as u16,
+    );
+    let field = sum.plus(message).finish();
+    message[2..4].copy_from_slice(&field);
+    write_link(frame, link, local);
+    Some(answer_len)
+}
+
+/// Addresses the frame; its type stays.
+fn write_link(frame: &mut [u8], to: EthernetAddress, local: &Local) {
+    let mut ethernet = EthernetFrame::new_unchecked(frame);
+    ethernet.set_dst_addr(to);
+    ethernet.set_src_addr(local.link());
+}

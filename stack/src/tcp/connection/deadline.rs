@@ -1,0 +1,114 @@
+//! What a connection waits for, how long, and what happens then. (Retransmission and the like are the
+//! engine's own deadlines.)
+
+use super::{Connection, Phase, Window};
+use crate::flow::FlowId;
+use crate::tcp::{Resources, Turn};
+use crate::{Duration, Instant};
+
+/// How long a handshake may take. SYN-ACKs are repeated within it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may leave replies untaken, its window closed.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a peer may keep its side open after we closed ours.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// The ACK of our SYN-ACK.
+    Handshake,
+    /// The rest of a request.
+    Request,
+    /// The peer, to take what was sent.
+    Taking,
+    /// The peer's FIN.
+    Close,
+    /// The next request.
+    Idle,
+    /// Nothing that has a deadline: the slow path, or a request on a service without idle timeout.
+    Nothing,
+}
+
+impl Connection {
+    /// Acts on a deadline that has passed, then goes on as after any event.
+    pub(in crate::tcp) fn expire(
+        &mut self,
+        id: FlowId,
+        resources: &mut Resources,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.retry_at.is_some_and(|at| at <= turn.now) {
+            self.retry_at = None;
+        }
+        let due = self
+            .own_deadline(resources)
+            .is_some_and(|deadline| deadline <= turn.now);
+        if due && self.retry_at.is_none() {
+            match self.waiting_for(resources) {
+                // Nobody there, or a forged SYN: no reset.
+                Waiting::Handshake => self.gone = true,
+                Waiting::Request => {
+                    turn.counters.request_timeouts.increment();
+                    self.time_out_request(resources, turn);
+                }
+                Waiting::Taking => {
+                    turn.counters.stall_timeouts.increment();
+                    self.engine.socket().abort();
+                }
+                Waiting::Close => self.engine.socket().abort(),
+                Waiting::Idle => {
+                    turn.counters.idle_timeouts.increment();
+                    self.closing = true;
+                }
+                Waiting::Nothing => {}
+            }
+        }
+        self.converse(id, Window::default(), resources, turn);
+    }
+
+    /// What the connection's own deadline is about.
+    fn waiting_for(&mut self, resources: &Resources) -> Waiting {
+        if self.phase == Phase::Handshake {
+            Waiting::Handshake
+        } else if self.deferred {
+            Waiting::Nothing
+        } else if !self.out.is_empty() || self.engine.socket().send_queue() > 0 {
+            Waiting::Taking
+        } else if self.closing {
+            Waiting::Close
+        } else if self.request_since.is_some() {
+            Waiting::Request
+        } else if resources.ports[self.service].idle_timeout.is_some() {
+            Waiting::Idle
+        } else {
+            Waiting::Nothing
+        }
+    }
+
+    /// When the connection, not its engine, wants to be looked at again.
+    pub(super) fn own_deadline(&mut self, resources: &Resources) -> Option<Instant> {
+        let service = &resources.ports[self.service];
+        let deadline = match self.waiting_for(resources) {
+            Waiting::Handshake => Some(self.progress_at + HANDSHAKE_TIMEOUT),
+            Waiting::Taking => Some(self.progress_at + STALL_TIMEOUT),
+            Waiting::Close => Some(self.progress_at + LINGER_TIMEOUT),
+            Waiting::Request => self
+                .request_since
+                .map(|since| since + service.request_timeout),
+            Waiting::Idle => service
+                .idle_timeout
+                .map(|timeout| self.progress_at + timeout),
+            Waiting::Nothing => None,
+        };
+        earliest(deadline, self.retry_at)
+    }
+}
+
+/// The earlier of two deadlines that may not be there.
+pub(super) fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
