@@ -161,6 +161,14 @@ impl<P: Port> Port for FaultyPort<P> {
         self.inner.transmit(arena, queue, now, counters)
     }
 
+    fn has_backlog(&self) -> bool {
+        self.inner.has_backlog()
+    }
+
+    fn busy_poll(&mut self) {
+        self.inner.busy_poll();
+    }
+
     fn wait(&mut self, wake: Option<BorrowedFd<'_>>, timeout: Duration) -> io::Result<()> {
         self.inner.wait(wake, timeout)
     }

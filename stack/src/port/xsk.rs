@@ -370,7 +370,8 @@ impl XskStatistics {
             return Err(io::Error::last_os_error());
         }
         Ok([
-            // No room in the frame, or the socket was not bound any more.
+            // For any other reason, such as a packet that is too large for a frame. In copy mode those
+            // that found the FILL ring empty are among them.
             ("xsk_rx_dropped", counted.rx_dropped),
             // The core did not look often enough.
             ("xsk_rx_ring_full", counted.rx_ring_full),
