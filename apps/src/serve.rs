@@ -189,6 +189,7 @@ mod tests {
             xdp: vec![("redirect", 7)],
             frames: vec![(1, count)],
             conserved: true,
+            slow_threads_left: 0,
         };
         assert_eq!(
             Lines(&report).to_string(),

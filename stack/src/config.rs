@@ -102,7 +102,8 @@ pub struct Config {
     pub interface: String,
     /// Our addresses, 1 to [`ADDRESSES_MAX`].
     pub addresses: Vec<Cidr>,
-    /// Next hops for destinations that are not on the link, at most one per IP version.
+    /// Next hops for destinations that are not on the link, at most one per IP version. Answers do not
+    /// need them (they go where their request came from); connections that we open will.
     pub gateways: Vec<IpAddr>,
     /// Queues of the interface, one worker each.
     pub queues: Vec<u32>,
@@ -138,14 +139,15 @@ impl Config {
     }
 }
 
-/// Bounds of one worker (and of the pool, where it says so).
+/// Bounds of one worker (and of the pool, where it says so). Checked at start; none but `loans` may be
+/// zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Frames in the arena.
+    /// Frames in the arena: at least those of the FILL ring and the loans, and 256 to work with.
     pub frames: u32,
-    /// Entries of each ring, a power of two.
+    /// Entries of each ring, a power of two, at least 64.
     pub ring_entries: u32,
-    /// Frames kept on the FILL ring: how many packets may arrive between two looks.
+    /// Frames kept on the FILL ring, 64 to `ring_entries`: how many packets may arrive between two looks.
     pub fill_target: u32,
     /// Frames lent to the slow path at most.
     pub loans: u32,

@@ -12,7 +12,6 @@ mod egress;
 pub mod flow;
 mod icmp;
 pub mod interruptlet;
-mod mailbox;
 mod neighbour;
 pub mod pool;
 pub mod port;

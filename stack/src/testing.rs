@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 
 use crate::Instant;
 use crate::interruptlet::{Outbox, RequestInfo, StreamInterruptlet, StreamOutcome, StreamRequest};
-use crate::mailbox::Mailbox;
-use crate::pool::{Command, Deferred, ReplyTo, Responder, Response, Route, SlowPath};
+use crate::pool::{Command, Deferred, Mailbox, ReplyTo, Responder, Response, Route, SlowPath};
 use crate::wire::LinkHeader;
 
 /// What a stream handler did with a request.

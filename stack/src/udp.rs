@@ -8,9 +8,9 @@ use crate::egress::Egress;
 use crate::interruptlet::{
     DatagramInterruptlet, DatagramOutcome, DatagramRequest, Outbox, RequestInfo,
 };
-use crate::mailbox::MailboxSender;
 use crate::pool::{
-    Body, Deferred, Job, ReplyTo, Responder, Response, Route, SharedDatagram, SlowPath, Submitter,
+    Body, Deferred, Job, MailboxSender, ReplyTo, Responder, Response, Route, SharedDatagram,
+    SlowPath, Submitter,
 };
 use crate::service::{Budget, Handler};
 use crate::telemetry::Counters;

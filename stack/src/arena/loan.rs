@@ -10,6 +10,9 @@ use super::{Frame, FrameMemory};
 /// The bytes of a request, still in the frame that they came in.
 ///
 /// Dropping the loan sends the frame home to its core. The rings are never touched from here.
+///
+/// A loan keeps the memory of its whole queue, also when the core is gone; over AF_XDP that is the UMEM,
+/// and with the UMEM the socket stays open and bound to its queue.
 #[derive(Debug)]
 pub struct Loan {
     /// `None` only while dropping.

@@ -2,13 +2,27 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::num::NonZeroU32;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Frame;
 
-/// Tells the memories of several arenas apart.
-static NEXT_ID: AtomicU16 = AtomicU16::new(0);
+/// Tells one arena's memory, frames and port from another's. Never used twice in a process: what is
+/// checked against it is what makes access to frames sound. Not zero, so that an optional frame is as
+/// small as a frame.
+pub(crate) type ArenaId = NonZeroU32;
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+#[allow(clippy::expect_used)] // after 2^32 arenas, made at start only: better than an id used twice
+fn new_id() -> ArenaId {
+    NEXT_ID
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1))
+        .ok()
+        .and_then(ArenaId::new)
+        .expect("fewer than 2^32 arenas in a process")
+}
 
 /// The data areas of all frames of an arena.
 pub(crate) struct FrameMemory {
@@ -16,7 +30,7 @@ pub(crate) struct FrameMemory {
     areas: Vec<NonNull<u8>>,
     /// Bytes per data area.
     capacity: usize,
-    id: u16,
+    id: ArenaId,
     /// Keeps the areas mapped: an anonymous allocation or the UMEM.
     _backing: Box<dyn Any + Send + Sync>,
 }
@@ -67,7 +81,7 @@ impl FrameMemory {
         Self {
             areas,
             capacity: capacity.min(usize::from(u16::MAX)),
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id: new_id(),
             _backing: backing,
         }
     }
@@ -80,7 +94,7 @@ impl FrameMemory {
         self.capacity
     }
 
-    pub(crate) fn id(&self) -> u16 {
+    pub(crate) fn id(&self) -> ArenaId {
         self.id
     }
 
@@ -100,8 +114,14 @@ impl FrameMemory {
         unsafe { std::slice::from_raw_parts_mut(area.as_ptr(), self.capacity) }
     }
 
-    fn area(&self, frame: &Frame) -> NonNull<u8> {
+    /// Panics unless `frame` is one of this memory's.
+    #[inline]
+    pub(crate) fn check(&self, frame: &Frame) {
         assert_eq!(frame.arena, self.id, "a frame was used with another arena");
+    }
+
+    fn area(&self, frame: &Frame) -> NonNull<u8> {
+        self.check(frame);
         self.areas[frame.index as usize]
     }
 }

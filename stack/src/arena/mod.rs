@@ -5,13 +5,15 @@
 //! the rings of the [`crate::port`], the worker and, by [`Loan`], slow-path threads. The arena knows
 //! the [`Owner`] of every frame, so that [`Arena::count`] can say at any time where all of them are.
 //!
+//! A frame is good only with the arena that made it: every other one panics rather than take it.
+//!
 //! The free pool is last-in first-out: recently used frames are still in the cache.
 
 mod loan;
 mod memory;
 
 pub use loan::Loan;
-pub(crate) use memory::FrameMemory;
+pub(crate) use memory::{ArenaId, FrameMemory};
 
 use std::sync::Arc;
 
@@ -91,7 +93,7 @@ pub struct Frame {
     /// Bytes in use from the start of the frame's data area.
     len: u16,
     /// Which memory the frame belongs to, so that a handle is never used with another arena's.
-    arena: u16,
+    arena: ArenaId,
 }
 
 impl Frame {
@@ -158,6 +160,10 @@ impl Arena {
         }
     }
 
+    pub(crate) fn id(&self) -> ArenaId {
+        self.memory.id()
+    }
+
     /// Usable bytes per frame.
     pub fn frame_capacity(&self) -> usize {
         self.memory.capacity()
@@ -167,13 +173,13 @@ impl Arena {
     pub fn alloc(&mut self, owner: Owner) -> Option<Frame> {
         let mut frame = self.free.pop()?;
         frame.len = 0;
-        self.set_owner(frame.index, owner);
+        self.set_owner(&frame, owner);
         Some(frame)
     }
 
     /// Gives a frame back to the free pool.
     pub fn free(&mut self, frame: Frame) {
-        self.set_owner(frame.index, Owner::Free);
+        self.set_owner(&frame, Owner::Free);
         self.free.push(frame);
     }
 
@@ -184,14 +190,14 @@ impl Arena {
 
     /// Notes that `frame` is now held by `owner`.
     pub fn hand_over(&mut self, frame: &Frame, owner: Owner) {
-        self.set_owner(frame.index, owner);
+        self.set_owner(frame, owner);
     }
 
     /// Parks the handle of a frame that goes to the kernel as `owner` (`Fill` or `Tx`); returns the
     /// frame's number.
     pub(crate) fn park(&mut self, frame: Frame, owner: Owner) -> u32 {
+        self.set_owner(&frame, owner);
         let index = frame.index;
-        self.set_owner(index, owner);
         self.parked[index as usize] = Some(frame);
         index
     }
@@ -223,6 +229,7 @@ impl Arena {
 
     /// Sets how many bytes are in use, at most [`frame_capacity`](Self::frame_capacity) (capped).
     pub fn set_len(&self, frame: &mut Frame, len: usize) {
+        self.memory.check(frame);
         frame.len = len.min(self.memory.capacity()) as u16;
     }
 
@@ -232,7 +239,7 @@ impl Arena {
         if self.by_owner[Owner::Loan as usize] >= self.loans_max {
             return Err(frame);
         }
-        self.set_owner(frame.index, Owner::Loan);
+        self.set_owner(&frame, Owner::Loan);
         Ok(Loan::new(
             frame,
             range,
@@ -259,16 +266,23 @@ impl Arena {
     /// Whether every frame is where it belongs when nothing is under way: in the free pool or on the
     /// FILL ring, with its handle there.
     pub fn is_at_rest(&self) -> bool {
+        self.is_at_rest_but_for_loans() && self.count().of(Owner::Loan) == 0
+    }
+
+    /// As [`is_at_rest`](Self::is_at_rest), with some frames still lent.
+    pub(crate) fn is_at_rest_but_for_loans(&self) -> bool {
         let count = self.count();
         let parked = self.parked.iter().flatten().count() as u32;
         count.is_conserved()
             && count.of(Owner::Free) == self.free.len() as u32
             && count.of(Owner::Fill) == parked
-            && count.of(Owner::Free) + count.of(Owner::Fill) == count.total
+            && count.of(Owner::Free) + parked + count.of(Owner::Loan) == count.total
     }
 
-    fn set_owner(&mut self, index: u32, owner: Owner) {
-        let slot = &mut self.owners[index as usize];
+    /// The one place where a frame changes hands, and where a frame of another arena is refused.
+    fn set_owner(&mut self, frame: &Frame, owner: Owner) {
+        self.memory.check(frame);
+        let slot = &mut self.owners[frame.index as usize];
         self.by_owner[*slot as usize] -= 1;
         self.by_owner[owner as usize] += 1;
         *slot = owner;
@@ -343,11 +357,47 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "another arena")]
-    fn a_frame_is_refused_by_another_arena() {
-        let mut a = Arena::anonymous(1, 2048, 1);
-        let b = Arena::anonymous(1, 2048, 1);
-        let frame = a.alloc(Owner::Rx).unwrap();
-        let _ = b.bytes(&frame);
+    fn at_rest_is_with_every_frame_at_home() {
+        let mut arena = Arena::anonymous(2, 2048, 1);
+        assert!(arena.is_at_rest());
+        let frame = arena.alloc(Owner::Rx).unwrap();
+        assert!(!arena.is_at_rest_but_for_loans());
+        let loan = arena.lend(frame, 0..0).unwrap();
+        assert!(!arena.is_at_rest() && arena.is_at_rest_but_for_loans());
+        drop(loan);
+        arena.collect_loans();
+        assert!(arena.is_at_rest());
+    }
+
+    /// A method that is given a frame.
+    type Taking = fn(&mut Arena, Frame);
+
+    #[test]
+    fn a_frame_is_refused_by_every_method_of_another_arena() {
+        let methods: [(&str, Taking); 7] = [
+            ("bytes", |b, frame| drop(b.bytes(&frame).to_vec())),
+            ("buffer_mut", |b, mut frame| b.buffer_mut(&mut frame)[0] = 1),
+            ("set_len", |b, mut frame| b.set_len(&mut frame, 1)),
+            ("free", |b, frame| b.free(frame)),
+            ("hand_over", |b, frame| b.hand_over(&frame, Owner::Tx)),
+            ("park", |b, frame| _ = b.park(frame, Owner::Tx)),
+            ("lend", |b, frame| drop(b.lend(frame, 0..0))),
+        ];
+        for (name, method) in methods {
+            let mut a = Arena::anonymous(1, 2048, 1);
+            let mut b = Arena::anonymous(1, 2048, 1);
+            let frame = a.alloc(Owner::Rx).unwrap();
+            let before = b.count();
+            let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                method(&mut b, frame);
+            }));
+            assert!(refused.is_err(), "{name} took it");
+            assert_eq!((b.count(), b.free_frames()), (before, 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_optional_frame_is_as_small_as_a_frame() {
+        assert_eq!(size_of::<Option<Frame>>(), size_of::<Frame>());
     }
 }

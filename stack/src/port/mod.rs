@@ -1,12 +1,12 @@
 //! A NIC queue as a core sees it.
 //!
-//! * [`xsk`]: an AF_XDP socket.
+//! * `xsk`: an AF_XDP socket.
 //! * [`memory`]: two queues in memory, for tests, simulations and instruction counts.
 //! * [`faulty`]: any port, with seeded loss, duplication, reordering and corruption.
 
 pub mod faulty;
 pub mod memory;
-pub mod xsk;
+pub(crate) mod xsk;
 
 use std::io;
 

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,7 +17,7 @@ use xsk_rs::config::{
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::Port;
-use crate::arena::{Arena, Frame, FrameMemory, Owner};
+use crate::arena::{Arena, ArenaId, Frame, FrameMemory, Owner};
 use crate::telemetry::Counters;
 use crate::{Duration, Instant};
 
@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 
 /// How the socket is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BindMode {
+pub(crate) enum BindMode {
     /// The NIC reads and writes the frames themselves.
     ZeroCopy,
     /// The kernel copies between its buffers and the frames.
@@ -35,36 +35,43 @@ pub enum BindMode {
 
 /// What to open.
 #[derive(Debug, Clone)]
-pub struct XskOptions {
+pub(crate) struct XskOptions {
     /// Name of the interface.
-    pub interface: String,
+    pub(crate) interface: String,
     /// Queue of the interface.
-    pub queue: u32,
+    pub(crate) queue: u32,
     /// Frames in the UMEM.
-    pub frames: u32,
+    pub(crate) frames: u32,
     /// Bytes per UMEM chunk: 2,048 or 4,096.
-    pub chunk_bytes: u32,
+    pub(crate) chunk_bytes: u32,
     /// Entries of each ring, a power of two.
-    pub ring_entries: u32,
+    pub(crate) ring_entries: u32,
     /// Frames kept on the FILL ring, at most `ring_entries`.
-    pub fill_target: u32,
+    pub(crate) fill_target: u32,
     /// Loans at most (see [`Arena::lend`]).
-    pub loans_max: u32,
+    pub(crate) loans_max: u32,
     /// How to bind.
-    pub bind: BindMode,
+    pub(crate) bind: BindMode,
     /// Ask for busy polling on this socket.
-    pub busy_poll: bool,
+    pub(crate) busy_poll: bool,
 }
 
 /// An open and bound socket.
+///
+/// It closes with the last reference to its UMEM, not with this: the first socket's descriptor is the
+/// one that the UMEM was registered with, and libxdp closes it with the UMEM. The arena refers to the
+/// UMEM, and so does each of its loans.
 #[derive(Debug)]
-pub struct XskPort {
-    // Fields drop in order: the queues (and with the last of them the socket) before the UMEM.
+pub(crate) struct XskPort {
+    // Fields drop in order: the queues before the UMEM, as libxdp wants it.
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
     umem: Umem,
+    /// The arena over that UMEM. A ring entry of any other arena's frame would have the kernel write
+    /// into memory that somebody else holds.
+    arena: ArenaId,
     /// The descriptor of each frame, by frame number.
     descriptors: Vec<FrameDesc>,
     chunk_bytes: usize,
@@ -83,7 +90,7 @@ pub struct XskPort {
 const XDP_PACKET_HEADROOM: u32 = 256;
 
 /// Bytes of a chunk that a packet may use.
-pub const fn usable_bytes(chunk_bytes: u32) -> u32 {
+pub(crate) const fn usable_bytes(chunk_bytes: u32) -> u32 {
     chunk_bytes - XDP_PACKET_HEADROOM
 }
 
@@ -94,7 +101,7 @@ impl XskPort {
     ///
     /// As the kernel says: EBUSY if another socket has the queue, EOPNOTSUPP if the mode is not
     /// supported, EINVAL for a queue that does not exist, ENETDOWN if the interface is down.
-    pub fn open(options: &XskOptions) -> io::Result<(Self, Arena)> {
+    pub(crate) fn open(options: &XskOptions) -> io::Result<(Self, Arena)> {
         let umem_config = UmemConfig::builder()
             .frame_size(FrameSize::new(options.chunk_bytes).map_err(io::Error::other)?)
             .fill_queue_size(QueueSize::new(options.ring_entries).map_err(io::Error::other)?)
@@ -144,6 +151,7 @@ impl XskPort {
             fill,
             completion,
             umem,
+            arena: arena.id(),
             descriptors,
             chunk_bytes: options.chunk_bytes as usize,
             filled: 0,
@@ -163,7 +171,7 @@ impl XskPort {
     }
 
     /// The socket, for the XSKMAP.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor belongs to the socket that `self.rx` keeps open, and the result
         // borrows `self`.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
@@ -196,6 +204,22 @@ impl XskPort {
                 log::debug!("socket option {name}: {}", io::Error::last_os_error());
             }
         }
+    }
+
+    /// Panics unless `arena` is the one over this socket's UMEM.
+    #[inline]
+    fn check(&self, arena: &Arena) {
+        assert_eq!(self.arena, arena.id(), "a port was used with another arena");
+    }
+
+    /// Reads the kernel's counters of the socket from another thread.
+    ///
+    /// # Errors
+    ///
+    /// If the process has no descriptor left.
+    pub(crate) fn statistics(&self) -> io::Result<XskStatistics> {
+        let socket = self.fd().try_clone_to_owned()?;
+        Ok(XskStatistics { socket })
     }
 
     fn refill(&mut self, arena: &mut Arena) {
@@ -296,6 +320,59 @@ fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
     io::Error::other(error.to_string())
 }
 
+/// The kernel's counters of one socket.
+///
+/// Holds the socket open: to be dropped with the port.
+#[derive(Debug)]
+pub(crate) struct XskStatistics {
+    socket: OwnedFd,
+}
+
+impl XskStatistics {
+    /// Names and values, of what never became a frame that the stack received or sent.
+    ///
+    /// # Errors
+    ///
+    /// As the kernel says; none is known for an open socket.
+    pub(crate) fn read(&self) -> io::Result<[(&'static str, u64); 5]> {
+        let mut counted = libc::xdp_statistics {
+            rx_dropped: 0,
+            rx_invalid_descs: 0,
+            tx_invalid_descs: 0,
+            rx_ring_full: 0,
+            rx_fill_ring_empty_descs: 0,
+            tx_ring_empty_descs: 0,
+        };
+        // Kernels before 5.9 know the first three only and leave the others at zero.
+        let mut len = size_of::<libc::xdp_statistics>() as libc::socklen_t;
+        // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes of the structure,
+        // which outlives the call and may hold any bytes.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_XDP,
+                libc::XDP_STATISTICS,
+                (&raw mut counted).cast(),
+                &raw mut len,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok([
+            // No room in the frame, or the socket was not bound any more.
+            ("xsk_rx_dropped", counted.rx_dropped),
+            // The core did not look often enough.
+            ("xsk_rx_ring_full", counted.rx_ring_full),
+            // The core did not refill often enough, or had no frames left to refill with.
+            ("xsk_fill_ring_empty", counted.rx_fill_ring_empty_descs),
+            // Entries of ours that the kernel did not accept: a defect.
+            ("xsk_rx_invalid", counted.rx_invalid_descs),
+            ("xsk_tx_invalid", counted.tx_invalid_descs),
+        ])
+    }
+}
+
 impl Port for XskPort {
     fn receive(
         &mut self,
@@ -305,10 +382,11 @@ impl Port for XskPort {
         _now: Instant,
         counters: &Counters,
     ) {
+        self.check(arena);
         let budget = budget.min(BATCH);
         // SAFETY: the RX ring yields frames of this socket's UMEM.
         let count = unsafe { self.rx.consume(&mut self.scratch[..budget]) };
-        let mut bytes = 0;
+        let (mut received, mut bytes) = (0, 0);
         for descriptor in &self.scratch[..count] {
             let index = (descriptor.addr() / self.chunk_bytes) as u32;
             self.filled = self.filled.saturating_sub(1);
@@ -326,10 +404,11 @@ impl Port for XskPort {
             }
             let len = descriptor.lengths().data();
             arena.set_len(&mut frame, len);
+            received += 1;
             bytes += len as u64;
             batch.push(frame);
         }
-        counters.rx_frames.add(count as u64);
+        counters.rx_frames.add(received);
         counters.rx_bytes.add(bytes);
         self.refill(arena);
     }
@@ -341,15 +420,16 @@ impl Port for XskPort {
         _now: Instant,
         counters: &Counters,
     ) -> io::Result<()> {
+        self.check(arena);
         let room = (self.ring_entries - self.sending.min(self.ring_entries)) as usize;
         let mut taken = queue.len().min(room);
-        let mut bytes = 0;
-        let mut sent = 0;
+        let (mut sent, mut bytes) = (0, 0);
         while taken > 0 {
             let count = taken.min(BATCH);
+            let mut batch_bytes = 0;
             for (slot, frame) in queue.drain(..count).enumerate() {
                 let len = frame.len();
-                bytes += len as u64;
+                batch_bytes += len as u64;
                 let index = arena.park(frame, Owner::Tx) as usize;
                 let descriptor = &mut self.descriptors[index];
                 // SAFETY: the descriptor is of this UMEM, and its handle was parked just now: no other
@@ -374,6 +454,7 @@ impl Port for XskPort {
             }
             self.sending += count as u32;
             sent += count;
+            bytes += batch_bytes;
             taken -= count;
         }
         counters.tx_frames.add(sent as u64);
@@ -425,6 +506,7 @@ impl Port for XskPort {
     }
 
     fn reap(&mut self, arena: &mut Arena, counters: &Counters) {
+        self.check(arena);
         while self.sending > 0 {
             // SAFETY: the COMPLETION ring yields frames of this socket's UMEM.
             let count = unsafe { self.completion.consume(&mut self.scratch) };

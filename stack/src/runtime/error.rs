@@ -103,6 +103,16 @@ pub enum StartError {
         /// The cores it may run on.
         allowed: String,
     },
+    /// A limit with which a worker cannot run.
+    #[error("limit {name} is {value}, with which no worker can run: make it {rule}")]
+    Limit {
+        /// The field of [`Limits`](crate::Limits).
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it is to be.
+        rule: String,
+    },
     /// Two services for one port.
     #[error("{protocol} port {port} has two services: register one")]
     PortTwice {
@@ -113,7 +123,8 @@ pub enum StartError {
     },
     /// The port of a shared address is in use by a kernel socket.
     #[error(
-        "{protocol} port {port} of {address} is in use by a socket of the kernel ({source}): stop what listens there or choose another port"
+        "{protocol} port {port} of {address} is in use by a socket of the kernel ({source}): stop what listens \
+         there (what it closed itself may hold the port for another minute) or choose another port"
     )]
     PortInUse {
         /// "TCP" or "UDP".

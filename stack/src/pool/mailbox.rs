@@ -4,12 +4,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::pool::Command;
+use super::command::Command;
 
 /// The core's end: commands to carry out.
 #[derive(Debug)]
@@ -34,6 +34,9 @@ pub(crate) struct Waker {
     /// Set by the core before it looks at its queues for the last time and sleeps: spares awake cores
     /// the system call.
     sleeping: AtomicBool,
+    /// Writes to `event` that were or will be made and that the core has not read. Only the core
+    /// touches it.
+    unread: AtomicU64,
 }
 
 impl Mailbox {
@@ -54,6 +57,7 @@ impl Mailbox {
         let waker = Arc::new(Waker {
             event,
             sleeping: AtomicBool::new(false),
+            unread: AtomicU64::new(0),
         });
         Self {
             commands: receiver,
@@ -111,15 +115,89 @@ impl Waker {
 
     /// The core is awake again.
     pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
-        if let Some(event) = &self.event {
+        // Who found us asleep writes once: mostly that has happened, or it is about to. What comes late
+        // ends one later sleep too early and is read then. Without any there is nothing to read.
+        let woken = !self.sleeping.swap(false, Ordering::SeqCst);
+        let mut unread = self.unread.load(Ordering::Relaxed) + u64::from(woken);
+        if unread > 0
+            && let Some(event) = &self.event
+        {
             let mut count = [0u8; 8];
-            let _ = rustix::io::read(event, &mut count);
+            if rustix::io::read(event, &mut count).is_ok() {
+                unread = unread.saturating_sub(u64::from_ne_bytes(count));
+            }
         }
+        self.unread.store(unread, Ordering::Relaxed);
     }
 
     /// The descriptor to sleep on, beside the queue's own.
     pub(crate) fn event(&self) -> Option<BorrowedFd<'_>> {
         self.event.as_ref().map(AsFd::as_fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn write(waker: &Waker) {
+        rustix::io::write(waker.event.as_ref().unwrap(), &1u64.to_ne_bytes()).unwrap();
+    }
+
+    /// Whether a core that slept now would be woken at once.
+    fn is_readable(waker: &Waker) -> bool {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let event = waker.event().unwrap();
+        poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&now)).unwrap() > 0
+    }
+
+    #[test]
+    fn a_core_that_sleeps_is_woken_once_and_one_that_does_not_never() {
+        let mailbox = Mailbox::new(1).unwrap();
+        let waker = mailbox.waker();
+        waker.wake();
+        assert!(!is_readable(waker));
+        waker.prepare_sleep();
+        waker.wake();
+        waker.wake();
+        assert!(is_readable(waker));
+        waker.awake();
+        assert!(!is_readable(waker));
+    }
+
+    #[test]
+    fn a_sleep_that_nobody_ended_costs_no_read() {
+        let mailbox = Mailbox::new(1).unwrap();
+        let waker = mailbox.waker();
+        waker.prepare_sleep();
+        // Not how anybody wakes: it shows whether the event is read.
+        write(waker);
+        waker.awake();
+        assert!(is_readable(waker));
+    }
+
+    #[test]
+    fn a_late_write_ends_one_sleep_and_not_all_that_follow() {
+        let mailbox = Mailbox::new(1).unwrap();
+        let waker = mailbox.waker();
+        // Two threads find the core asleep, one after the other, and both write when it has long been
+        // awake again.
+        for _ in 0..2 {
+            waker.prepare_sleep();
+            assert!(waker.sleeping.swap(false, Ordering::SeqCst));
+            waker.awake();
+        }
+        for _ in 0..2 {
+            write(waker);
+            waker.prepare_sleep();
+            assert!(is_readable(waker));
+            waker.awake();
+            assert!(!is_readable(waker), "the next sleep would not last");
+        }
     }
 }

@@ -1,0 +1,239 @@
+//! The slow path: ordinary threads that serve deferred requests and produce streamed bodies.
+//!
+//! The core hands over [`Job`]s through one bounded queue and never waits: when the queue is full it
+//! answers for itself. Results come back as [`Command`]s through the core's [`Mailbox`]. A large body is
+//! produced chunk by chunk, one job per chunk, asked for by the core when the flow has room: so a slow
+//! client holds one chunk of memory and no thread.
+
+mod command;
+mod job;
+mod mailbox;
+mod request;
+
+pub(crate) use command::{Command, Source};
+pub(crate) use job::{Job, SharedDatagram, SharedStream};
+pub(crate) use mailbox::{Mailbox, MailboxSender, Waker};
+pub use request::{Body, BodySource, Deferred, Responder, Response, SlowPath};
+pub(crate) use request::{ReplyTo, Route};
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+/// How often a stopping pool looks whether its threads have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// The threads.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    submitter: Submitter,
+    queue: Receiver<Job>,
+    /// Set once: what is still queued is not begun any more.
+    stopping: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A core's access to the pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Submitter {
+    jobs: Sender<Job>,
+}
+
+impl Pool {
+    /// Starts `threads` threads, at least one (demoted handlers need it), behind a queue of `capacity`
+    /// jobs.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no room for a thread; those that were started end by themselves.
+    pub(crate) fn start(threads: usize, capacity: usize) -> io::Result<Self> {
+        let (jobs, queue) = crossbeam_channel::bounded(capacity);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let threads = (0..threads.max(1))
+            .map(|number| {
+                let queue = queue.clone();
+                let stopping = Arc::clone(&stopping);
+                std::thread::Builder::new()
+                    .name(format!("ilet-slow-{number}"))
+                    .spawn(move || work(&queue, &stopping))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            submitter: Submitter { jobs },
+            queue,
+            stopping,
+            threads,
+        })
+    }
+
+    pub(crate) fn submitter(&self) -> &Submitter {
+        &self.submitter
+    }
+
+    /// Ends the threads, dropping the jobs that are still queued: their flows are gone. A thread that is
+    /// in a handler has until `until` to come back; nobody can make it. Returns how many did not: they
+    /// are left behind and end when their handler does.
+    pub(crate) fn stop(self, until: Instant) -> usize {
+        self.stopping.store(true, Ordering::Release);
+        // Threads that wait for a job end once no submitter is left: the workers' are gone with them.
+        drop(self.submitter);
+        // With all threads busy nobody else would drop these, and they may hold frames on loan.
+        while let Ok(job) = self.queue.try_recv() {
+            run(job, &self.stopping);
+        }
+        let mut threads = self.threads;
+        loop {
+            // A panic was caught and reported in `run`: joining a finished thread would add nothing.
+            threads.retain(|thread| !thread.is_finished());
+            if threads.is_empty() || Instant::now() >= until {
+                return threads.len();
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+impl Submitter {
+    /// Queues a job; gives it back when the queue is full.
+    #[allow(clippy::result_large_err)] // the job itself: boxing it would allocate when all goes well
+    pub(crate) fn try_submit(&self, job: Job) -> Result<(), Job> {
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Err(job),
+        }
+    }
+
+    /// A queue that nobody serves: what is submitted comes out of the receiver (simulations).
+    pub(crate) fn detached(capacity: usize) -> (Self, Receiver<Job>) {
+        let (jobs, queue) = crossbeam_channel::bounded(capacity);
+        (Self { jobs }, queue)
+    }
+}
+
+/// The loop of a pool thread.
+fn work(queue: &Receiver<Job>, stopping: &AtomicBool) {
+    while let Ok(job) = queue.recv() {
+        run(job, stopping);
+    }
+}
+
+/// Does the work, unless the pool stops: then the job is dropped, which tells the core if it is still
+/// there. A panicking handler costs its own request (the responder's drop tells the core), not a thread.
+fn run(job: Job, stopping: &AtomicBool) {
+    let begin = !stopping.load(Ordering::Acquire);
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        if begin {
+            job.run();
+        } else {
+            drop(job);
+        }
+    }));
+    if done.is_err() {
+        log::error!("a slow-path handler panicked; its request was abandoned");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::interruptlet::RequestInfo;
+    use crate::wire::LinkHeader;
+
+    /// Says that it began and then waits to be let go.
+    struct Stuck {
+        begun: AtomicUsize,
+        release: Receiver<()>,
+    }
+
+    impl SlowPath for Stuck {
+        fn serve(&self, _request: Deferred, responder: Responder) {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            // Ends when the test lets go of the other end.
+            let _ = self.release.recv();
+            responder.send(Response::default());
+        }
+    }
+
+    fn job(slow: &Arc<Stuck>, mailbox: &Mailbox) -> Job {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+        let info = RequestInfo {
+            peer: any,
+            local: any,
+            now: crate::Instant::ZERO,
+            end_of_stream: false,
+            full: false,
+        };
+        Job::Serve {
+            slow: Arc::clone(slow) as Arc<dyn SlowPath>,
+            request: Deferred::copied(b"x", info),
+            responder: Responder::new(ReplyTo {
+                core: mailbox.sender().clone(),
+                route: Route::Datagram {
+                    link: LinkHeader::default(),
+                    info,
+                },
+                consumed: 0,
+            }),
+        }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(50)
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !what() {
+            assert!(Instant::now() < until, "nothing happened");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn an_idle_pool_stops_at_once() {
+        let pool = Pool::start(2, 4).unwrap();
+        assert_eq!(pool.stop(Instant::now() + Duration::from_secs(10)), 0);
+    }
+
+    #[test]
+    fn there_is_always_a_thread() {
+        assert_eq!(Pool::start(0, 4).unwrap().threads.len(), 1);
+    }
+
+    #[test]
+    fn a_stop_neither_waits_for_a_stuck_handler_nor_begins_what_is_queued() {
+        let pool = Pool::start(1, 4).unwrap();
+        let mailbox = Mailbox::detached(8);
+        let (let_go, release) = crossbeam_channel::bounded(0);
+        let stuck = Arc::new(Stuck {
+            begun: AtomicUsize::new(0),
+            release,
+        });
+        for _ in 0..3 {
+            assert!(pool.submitter().try_submit(job(&stuck, &mailbox)).is_ok());
+        }
+        wait_until(|| stuck.begun.load(Ordering::SeqCst) == 1);
+        assert_eq!(pool.stop(soon()), 1, "one thread is in its handler");
+        // The two queued requests were given up, their frames with them.
+        for _ in 0..2 {
+            assert!(matches!(
+                mailbox.try_recv(),
+                Some(Command::Abandoned { .. })
+            ));
+        }
+        assert!(mailbox.try_recv().is_none());
+        // The thread left behind ends with its handler and begins nothing else.
+        drop(let_go);
+        wait_until(|| Arc::strong_count(&stuck) == 1);
+        assert_eq!(stuck.begun.load(Ordering::SeqCst), 1);
+        assert!(matches!(mailbox.try_recv(), Some(Command::Reply { .. })));
+    }
+}

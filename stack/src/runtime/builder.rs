@@ -1,0 +1,220 @@
+//! Putting a stack together: services, then everything that has to be there before the first packet.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Instant;
+
+use interruptlet_xdp::{AttachMode, PortRule, Program, Protocol, Rules};
+
+use super::bind::{Bound, bind};
+use super::interface::Interface;
+use super::reserve::reserve;
+use super::{Facts, RunningWorker, Stack, StartError, check};
+use crate::clock::{Clock, MonotonicClock};
+use crate::config::Config;
+use crate::pool::{Mailbox, Pool, Submitter};
+use crate::port::xsk::BindMode;
+use crate::service::{Budget, DatagramService, Handler, StreamService};
+use crate::tcp::StreamPort;
+use crate::telemetry::Counters;
+use crate::udp::DatagramPort;
+use crate::worker::{RunSwitch, Worker, WorkerParts};
+
+/// Collects services, then starts a [`Stack`].
+pub struct Builder {
+    config: Config,
+    streams: Vec<(u16, StreamService)>,
+    datagrams: Vec<(u16, DatagramService)>,
+}
+
+impl Builder {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            streams: Vec::new(),
+            datagrams: Vec::new(),
+        }
+    }
+
+    /// Registers a service for a TCP port of all our addresses.
+    #[must_use]
+    pub fn stream(mut self, port: u16, service: StreamService) -> Self {
+        self.streams.push((port, service));
+        self
+    }
+
+    /// Registers a service for a UDP port of all our addresses.
+    #[must_use]
+    pub fn datagram(mut self, port: u16, service: DatagramService) -> Self {
+        self.datagrams.push((port, service));
+        self
+    }
+
+    /// Checks everything, attaches the XDP program, binds the queues and starts the workers.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]; nothing is left behind.
+    pub fn start(self) -> Result<Stack, StartError> {
+        let config = &self.config;
+        let tcp_ports: Vec<u16> = self.streams.iter().map(|(port, _)| *port).collect();
+        let udp_ports: Vec<u16> = self.datagrams.iter().map(|(port, _)| *port).collect();
+        check::services(&tcp_ports, &udp_ports)?;
+        let interface = check::config(config)?;
+        check::warn_of_unserved_queues(config, &interface);
+        let reservations = reserve(config, &interface, &tcp_ports, &udp_ports)?;
+
+        let rules = rules(config, &tcp_ports, &udp_ports);
+        let program = Program::attach(&config.interface, &rules)?;
+        let mut bound = Vec::new();
+        for queue in &config.queues {
+            bound.push(bind(config, *queue, interface.mtu)?);
+        }
+        let facts = Facts {
+            native: program.mode() == AttachMode::Native,
+            native_refusal: program.native_refusal().map(ToString::to_string),
+            zero_copy: config
+                .queues
+                .iter()
+                .zip(&bound)
+                .map(|(queue, bound)| (*queue, bound.mode == BindMode::ZeroCopy))
+                .collect(),
+        };
+
+        let pool =
+            // At least one thread, for a handler that is demoted.
+            Pool::start(config.slow_threads.max(1), config.limits.slow_queue).map_err(|source| {
+                StartError::System {
+                    action: "start the slow path's threads",
+                    source,
+                }
+            })?;
+        let switch = Arc::new(RunSwitch::default());
+        let clock = MonotonicClock::since(Instant::now());
+        // From here on, dropping the stack undoes everything.
+        let mut stack = Stack {
+            interface: config.interface.clone(),
+            program: Some(program),
+            workers: Vec::new(),
+            pool: None,
+            switch,
+            facts,
+            _reservations: reservations,
+        };
+        // Gone before the stack is, if a worker does not start: the pool's threads wait for jobs until no
+        // submitter is left.
+        let submitter = pool.submitter().clone();
+        stack.pool = Some(pool);
+        for (number, bound) in bound.into_iter().enumerate() {
+            let worker = self.start_worker(number, bound, &interface, &stack, &submitter, clock)?;
+            stack.workers.push(worker);
+        }
+        Ok(stack)
+    }
+
+    fn start_worker(
+        &self,
+        number: usize,
+        bound: Bound,
+        interface: &Interface,
+        stack: &Stack,
+        pool: &Submitter,
+        mut clock: MonotonicClock,
+    ) -> Result<RunningWorker, StartError> {
+        let config = &self.config;
+        let (queue, core) = (config.queues[number], config.cores[number]);
+        if let Some(program) = &stack.program {
+            program.register(queue, bound.port.fd())?;
+        }
+        let system = |action| move |source| StartError::System { action, source };
+        let mailbox = Mailbox::new(config.limits.commands)
+            .map_err(system("make a worker's event descriptor"))?;
+        let waker = Arc::clone(mailbox.waker());
+        let counters = Arc::new(Counters::default());
+        let statistics = bound
+            .port
+            .statistics()
+            .map_err(system("keep a second descriptor of a queue's socket"))?;
+        let parts = WorkerParts {
+            link_address: interface.link,
+            addresses: config.addresses.clone(),
+            shared_address: config.shared_address,
+            ip_mtu: interface.mtu,
+            limits: config.limits,
+            // Random keys from the operating system, by way of the standard library's hasher.
+            seed: RandomState::new().hash_one(number),
+            streams: self
+                .streams
+                .iter()
+                .map(|(port, service)| StreamPort {
+                    port: *port,
+                    handler: Handler::new((service.interruptlet)(number)),
+                    slow: service.slow.clone(),
+                    budget: Budget::new(config.limits.handler_budget),
+                    request_timeout: service.request_timeout,
+                    idle_timeout: service.idle_timeout,
+                })
+                .collect(),
+            datagrams: self
+                .datagrams
+                .iter()
+                .map(|(port, service)| DatagramPort {
+                    port: *port,
+                    handler: Handler::new((service.interruptlet)(number)),
+                    slow: service.slow.clone(),
+                    budget: Budget::new(config.limits.handler_budget),
+                })
+                .collect(),
+            pool: pool.clone(),
+            mailbox,
+            counters: Arc::clone(&counters),
+        };
+        let (poll, switch) = (config.poll, Arc::clone(&stack.switch));
+        let thread = std::thread::Builder::new()
+            .name(format!("ilet-core-{core}"))
+            .spawn(move || {
+                core_affinity::set_for_current(core_affinity::CoreId { id: core });
+                let now = clock.now();
+                Worker::new(bound.port, bound.arena, parts, now).run(&mut clock, poll, &switch)
+            })
+            .map_err(system("start a worker's thread"))?;
+        Ok(RunningWorker {
+            queue,
+            counters,
+            statistics: Some(statistics),
+            waker,
+            thread: Some(thread),
+        })
+    }
+}
+
+/// What the XDP program is to give to us.
+fn rules(config: &Config, tcp_ports: &[u16], udp_ports: &[u16]) -> Rules {
+    if !config.shared_address {
+        return Rules {
+            // The address, not its prefix: other hosts are on that.
+            own: config
+                .addresses
+                .iter()
+                .map(|cidr| (cidr.address, if cidr.address.is_ipv4() { 32 } else { 128 }))
+                .collect(),
+            ports: Vec::new(),
+        };
+    }
+    let mut ports = Vec::new();
+    for cidr in &config.addresses {
+        let rule = |protocol| {
+            move |port: &u16| PortRule {
+                address: cidr.address,
+                protocol,
+                port: *port,
+            }
+        };
+        ports.extend(tcp_ports.iter().map(rule(Protocol::Tcp)));
+        ports.extend(udp_ports.iter().map(rule(Protocol::Udp)));
+    }
+    Rules {
+        own: Vec::new(),
+        ports,
+    }
+}

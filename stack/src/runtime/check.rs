@@ -1,0 +1,306 @@
+//! Everything that can be checked before anything is changed.
+
+use std::net::IpAddr;
+
+use super::StartError;
+use super::interface::{self, Interface};
+use crate::config::{ADDRESSES_MAX, Config, Limits, MTU_MAX, MTU_MIN};
+
+/// Ring entries and frames on the FILL ring at the least: a batch of the port's.
+const RING_MIN: u32 = 64;
+/// Frames that an arena has at the least beside the FILL ring and the loans: a received batch, the
+/// replies of the turn, and what the kernel has not sent yet.
+const FRAMES_ROOM: u32 = 256;
+
+/// Checks the ports that services were registered for.
+pub(super) fn services(tcp_ports: &[u16], udp_ports: &[u16]) -> Result<(), StartError> {
+    if tcp_ports.is_empty() && udp_ports.is_empty() {
+        return Err(StartError::NoService);
+    }
+    for (protocol, ports) in [("TCP", tcp_ports), ("UDP", udp_ports)] {
+        if let Some(port) = first_duplicate(ports) {
+            return Err(StartError::PortTwice { protocol, port });
+        }
+    }
+    Ok(())
+}
+
+/// Checks the configuration, in itself and against this machine.
+pub(super) fn config(config: &Config) -> Result<Interface, StartError> {
+    values(config)?;
+    limits(&config.limits)?;
+    cores(&config.cores)?;
+    interface(config)
+}
+
+/// What can be said without looking at the machine.
+fn values(config: &Config) -> Result<(), StartError> {
+    if config.queues.is_empty() || config.queues.len() != config.cores.len() {
+        return Err(StartError::QueuesAndCores {
+            queues: config.queues.len(),
+            cores: config.cores.len(),
+        });
+    }
+    if let Some(queue) = first_duplicate(&config.queues) {
+        return Err(StartError::QueueTwice(queue));
+    }
+    if config.addresses.is_empty() || config.addresses.len() > ADDRESSES_MAX {
+        return Err(StartError::AddressCount {
+            count: config.addresses.len(),
+        });
+    }
+    for cidr in &config.addresses {
+        let address = cidr.address;
+        let no_host = match address {
+            // Reserved, and the limited broadcast address among it (RFC 1112 section 4, RFC 919).
+            IpAddr::V4(v4) => v4.octets()[0] >= 240,
+            // Never on a wire (RFC 4291 section 2.5.5.2): an IPv4 address in another notation.
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),
+        };
+        if address.is_multicast() || address.is_unspecified() || address.is_loopback() || no_host {
+            return Err(StartError::NotUnicast(*cidr));
+        }
+    }
+    for (index, gateway) in config.gateways.iter().enumerate() {
+        let same_version = |other: &IpAddr| other.is_ipv4() == gateway.is_ipv4();
+        if config.gateways[..index].iter().any(same_version)
+            || !config
+                .addresses
+                .iter()
+                .any(|cidr| same_version(&cidr.address))
+        {
+            return Err(StartError::Gateway(*gateway));
+        }
+    }
+    Ok(())
+}
+
+/// The relations that the worker and the kernel rely on.
+fn limits(limits: &Limits) -> Result<(), StartError> {
+    let refuse = |name, value: u64, rule: String| Err(StartError::Limit { name, value, rule });
+    let ring = limits.ring_entries;
+    if !ring.is_power_of_two() || ring < RING_MIN {
+        let rule = format!("a power of two, at least {RING_MIN}");
+        return refuse("ring_entries", ring.into(), rule);
+    }
+    if !(RING_MIN..=ring).contains(&limits.fill_target) {
+        let rule = format!("{RING_MIN} to {ring} (ring_entries)");
+        return refuse("fill_target", limits.fill_target.into(), rule);
+    }
+    let frames_min =
+        u64::from(limits.fill_target) + u64::from(limits.loans) + u64::from(FRAMES_ROOM);
+    if u64::from(limits.frames) < frames_min {
+        let rule = format!("at least {frames_min} (fill_target + loans + {FRAMES_ROOM})");
+        return refuse("frames", limits.frames.into(), rule);
+    }
+    for (name, value) in [
+        ("flows", limits.flows),
+        ("backlog", limits.backlog),
+        ("time_wait", limits.time_wait),
+        ("slow_queue", limits.slow_queue),
+        ("commands", limits.commands),
+    ] {
+        if value == 0 {
+            return refuse(name, 0, "at least 1".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn cores(cores: &[usize]) -> Result<(), StartError> {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(core) = cores
+        .iter()
+        .find(|core| !allowed.iter().any(|id| id.id == **core))
+    {
+        let allowed: Vec<String> = allowed.iter().map(|id| id.id.to_string()).collect();
+        return Err(StartError::NoSuchCore {
+            core: *core,
+            allowed: allowed.join(", "),
+        });
+    }
+    Ok(())
+}
+
+/// Looks the interface up and checks what is asked of it.
+fn interface(config: &Config) -> Result<Interface, StartError> {
+    let interface = interface::find(&config.interface)
+        .map_err(|source| StartError::System {
+            action: "list the interfaces",
+            source,
+        })?
+        .ok_or_else(|| StartError::NoSuchInterface {
+            interface: config.interface.clone(),
+        })?;
+    if !interface.is_up {
+        return Err(StartError::InterfaceDown {
+            interface: config.interface.clone(),
+        });
+    }
+    if !(MTU_MIN..=MTU_MAX).contains(&interface.mtu) {
+        return Err(StartError::Mtu {
+            interface: config.interface.clone(),
+            mtu: interface.mtu,
+        });
+    }
+    if let Some(queues) = interface.queues
+        && let Some(queue) = config.queues.iter().find(|queue| **queue >= queues)
+    {
+        return Err(StartError::QueueOutOfRange {
+            interface: config.interface.clone(),
+            queue: *queue,
+            last: queues.saturating_sub(1),
+        });
+    }
+    for cidr in &config.addresses {
+        let at = interface.kernel_addresses.iter().find(|(name, address)| {
+            *address == cidr.address && (!config.shared_address || *name == config.interface)
+        });
+        match (at, config.shared_address) {
+            (Some((name, address)), false) => {
+                return Err(StartError::KernelHasAddress {
+                    address: *address,
+                    interface: name.clone(),
+                });
+            }
+            (None, true) => {
+                return Err(StartError::KernelLacksAddress {
+                    address: cidr.address,
+                    interface: config.interface.clone(),
+                });
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+    }
+    Ok(interface)
+}
+
+/// What arrives for us on a queue without a worker goes to the kernel, which does not answer for our
+/// addresses.
+pub(super) fn warn_of_unserved_queues(config: &Config, interface: &Interface) {
+    let Some(queues) = interface.queues else {
+        return;
+    };
+    let unserved: Vec<String> = (0..queues)
+        .filter(|queue| !config.queues.contains(queue))
+        .map(|queue| queue.to_string())
+        .collect();
+    if !unserved.is_empty() {
+        log::warn!(
+            "{} also has queue {}: what arrives there is left to the kernel; serve all queues, or steer or \
+             reduce them (`ethtool -N`, `ethtool -L`)",
+            config.interface,
+            unserved.join(", ")
+        );
+    }
+}
+
+fn first_duplicate<T: PartialEq + Copy>(items: &[T]) -> Option<T> {
+    items
+        .iter()
+        .enumerate()
+        .find(|(index, item)| items[..*index].contains(item))
+        .map(|(_, item)| *item)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Limits)) -> Result<(), StartError> {
+        let mut changed = Limits::default();
+        change(&mut changed);
+        limits(&changed)
+    }
+
+    #[test]
+    fn the_default_limits_and_the_least_are_accepted() {
+        limits(&Limits::default()).unwrap();
+        let least = |limits: &mut Limits| {
+            *limits = Limits {
+                frames: RING_MIN + FRAMES_ROOM,
+                ring_entries: RING_MIN,
+                fill_target: RING_MIN,
+                loans: 0,
+                flows: 1,
+                backlog: 1,
+                time_wait: 1,
+                slow_queue: 1,
+                commands: 1,
+                ..*limits
+            }
+        };
+        with(least).unwrap();
+    }
+
+    #[test]
+    fn each_limit_that_cannot_work_is_named_with_what_to_do() {
+        type Change = fn(&mut Limits);
+        let wrong: [(&str, Change, &str); 14] = [
+            ("ring_entries", |l| l.ring_entries = 0, "power of two"),
+            ("ring_entries", |l| l.ring_entries = 32, "at least 64"),
+            ("ring_entries", |l| l.ring_entries = 1000, "power of two"),
+            ("fill_target", |l| l.fill_target = 0, "64 to 2048"),
+            ("fill_target", |l| l.fill_target = 2049, "64 to 2048"),
+            ("frames", |l| l.frames = 0, "at least 1792"),
+            ("frames", |l| l.frames = 1791, "at least 1792"),
+            ("frames", |l| l.loans = u32::MAX, "fill_target + loans"),
+            ("frames", |l| l.loans = 4000, "at least 5280"),
+            ("flows", |l| l.flows = 0, "at least 1"),
+            ("backlog", |l| l.backlog = 0, "at least 1"),
+            ("time_wait", |l| l.time_wait = 0, "at least 1"),
+            ("slow_queue", |l| l.slow_queue = 0, "at least 1"),
+            ("commands", |l| l.commands = 0, "at least 1"),
+        ];
+        for (name, change, rule) in wrong {
+            let error = with(change).expect_err(name);
+            assert!(
+                matches!(&error, StartError::Limit { name: named, .. } if *named == name),
+                "{name}: {error}"
+            );
+            let line = error.to_string();
+            assert!(
+                line.contains(name) && line.contains(rule) && !line.contains('\n'),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_that_no_host_has_are_refused() {
+        let with_address = |address: &str| {
+            let mut config = Config::new("eth0");
+            config.addresses = vec![address.parse().unwrap()];
+            values(&config)
+        };
+        for address in ["192.0.2.1/24", "2001:db8::1/64"] {
+            with_address(address).unwrap();
+        }
+        for address in [
+            "0.0.0.0/0",
+            "127.0.0.1/8",
+            "224.0.0.1/24",
+            "255.255.255.255/32",
+            "::/0",
+            "::1/128",
+            "ff02::1/64",
+            "::ffff:192.0.2.1/120",
+        ] {
+            let error = with_address(address).expect_err(address);
+            assert!(matches!(error, StartError::NotUnicast(_)), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_port_has_one_service_and_a_stack_at_least_one() {
+        services(&[80, 443], &[80]).unwrap();
+        assert!(matches!(services(&[], &[]), Err(StartError::NoService)));
+        assert!(matches!(
+            services(&[], &[7, 9, 7]),
+            Err(StartError::PortTwice {
+                protocol: "UDP",
+                port: 7
+            })
+        ));
+    }
+}

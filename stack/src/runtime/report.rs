@@ -1,0 +1,130 @@
+//! What a stack says about itself: how it is attached, what was counted, where the frames are.
+
+use crate::arena::{Arena, FrameCount};
+use crate::telemetry::Counters;
+
+/// How the stack is attached, for its user to see.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The XDP program runs in the driver, not in the kernel's generic path.
+    pub native: bool,
+    /// Why not, if not.
+    pub native_refusal: Option<String>,
+    /// Whether each queue is bound in zero-copy mode, by queue.
+    pub zero_copy: Vec<(u32, bool)>,
+}
+
+impl std::fmt::Display for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.native, &self.native_refusal) {
+            (true, _) => f.write_str("XDP native")?,
+            (false, None) => f.write_str("XDP generic")?,
+            (false, Some(refusal)) => write!(f, "XDP generic (native: {refusal})")?,
+        }
+        for (queue, zero_copy) in &self.zero_copy {
+            let mode = if *zero_copy { "zero-copy" } else { "copy" };
+            write!(f, ", queue {queue} {mode}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was counted, and where the frames are.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Names and values of all counters, summed over the workers.
+    pub counters: Vec<(&'static str, u64)>,
+    /// Names and values of the kernel's counters, in packets: the XDP program's, then, beginning with
+    /// `xsk_`, those of the sockets, summed over the queues. Those that could not be read are missing.
+    pub xdp: Vec<(&'static str, u64)>,
+    /// Frames by owner, by queue.
+    pub frames: Vec<(u32, FrameCount)>,
+    /// While running: whether every frame has an owner. After a stop: whether every frame is where it
+    /// belongs. A request that a slow-path handler still keeps then has its frame on loan, which is not
+    /// where it belongs, unless threads had to be left behind (see below): then loans are let pass, for
+    /// they may be theirs.
+    pub conserved: bool,
+    /// After a stop: threads of the slow path that were still in a handler when the time was over. They
+    /// are left behind and end when their handler does. Until then, if they hold requests in frames, the
+    /// queues of those stay bound.
+    pub slow_threads_left: usize,
+}
+
+/// The workers' counters, summed.
+pub(super) fn sum_counters<'a>(
+    workers: impl Iterator<Item = &'a Counters>,
+) -> Vec<(&'static str, u64)> {
+    let mut sums = Vec::new();
+    for counters in workers {
+        add(&mut sums, counters.snapshot());
+    }
+    sums
+}
+
+/// Adds `values`, which have the same names in the same order each time.
+pub(super) fn add(
+    sums: &mut Vec<(&'static str, u64)>,
+    values: impl IntoIterator<Item = (&'static str, u64)>,
+) {
+    for (index, (name, value)) in values.into_iter().enumerate() {
+        match sums.get_mut(index) {
+            Some((_, sum)) => *sum += value,
+            None => sums.push((name, value)),
+        }
+    }
+}
+
+/// Where the frames of stopped workers are, by queue, and whether they belong there: see
+/// [`Report::conserved`].
+pub(super) fn final_frames(
+    arenas: &mut [(u32, Arena)],
+    slow_threads_left: usize,
+) -> (Vec<(u32, FrameCount)>, bool) {
+    let mut frames = Vec::new();
+    let mut conserved = true;
+    for (queue, arena) in arenas {
+        arena.collect_loans();
+        conserved &= if slow_threads_left == 0 {
+            arena.is_at_rest()
+        } else {
+            arena.is_at_rest_but_for_loans()
+        };
+        frames.push((*queue, arena.count()));
+    }
+    (frames, conserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Owner;
+
+    #[test]
+    fn counters_are_summed_by_name() {
+        let mut sums = Vec::new();
+        add(&mut sums, [("a", 1), ("b", 2)]);
+        add(&mut sums, [("a", 10), ("b", 0)]);
+        assert_eq!(sums, [("a", 11), ("b", 2)]);
+    }
+
+    #[test]
+    fn loans_pass_only_if_threads_were_left_behind() {
+        let mut arena = Arena::anonymous(2, 2048, 1);
+        let frame = arena.alloc(Owner::Rx).unwrap();
+        let loan = arena.lend(frame, 0..0).unwrap();
+        let mut arenas = [(3, arena)];
+        assert!(!final_frames(&mut arenas, 0).1);
+        let (frames, conserved) = final_frames(&mut arenas, 1);
+        assert!(conserved);
+        assert_eq!((frames[0].0, frames[0].1.of(Owner::Loan)), (3, 1));
+        drop(loan);
+        assert!(final_frames(&mut arenas, 0).1);
+    }
+
+    #[test]
+    fn a_frame_that_nobody_gave_back_is_never_let_pass() {
+        let mut arena = Arena::anonymous(2, 2048, 1);
+        let _lost = arena.alloc(Owner::Rx).unwrap();
+        assert!(!final_frames(&mut [(0, arena)], 1).1);
+    }
+}
