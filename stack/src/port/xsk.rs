@@ -83,6 +83,8 @@ pub(crate) struct XskPort {
     ring_entries: u32,
     /// The kernel has not yet been told of everything on the TX ring.
     kick_due: bool,
+    /// The last try found the interface down: there is no hurry to try again.
+    is_down: bool,
     scratch: [FrameDesc; BATCH],
 }
 
@@ -159,6 +161,7 @@ impl XskPort {
             sending: 0,
             ring_entries: options.ring_entries,
             kick_due: false,
+            is_down: false,
             scratch: [FrameDesc::default(); BATCH],
         };
         if options.busy_poll {
@@ -268,6 +271,7 @@ impl XskPort {
     fn kick(&mut self, counters: &Counters) -> io::Result<()> {
         counters.tx_kicks.increment();
         self.kick_due = false;
+        self.is_down = false;
         // SAFETY: a zero-length send on an open descriptor.
         let result = unsafe {
             libc::sendto(
@@ -285,9 +289,14 @@ impl XskPort {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             // Copy mode sends a bounded batch per call and then says "again"; the others pass as well.
-            // An interface that is down may come up again, and the runtime watches whether it is gone.
-            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::ENETDOWN) => {
+            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
                 self.kick_due = true;
+                Ok(())
+            }
+            // It may come up again, and the runtime watches whether it is gone.
+            Some(libc::ENETDOWN) => {
+                self.kick_due = true;
+                self.is_down = true;
                 Ok(())
             }
             _ => Err(error),
@@ -464,6 +473,10 @@ impl Port for XskPort {
         }
         self.reap(arena, counters);
         Ok(())
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.kick_due && !self.is_down
     }
 
     fn busy_poll(&mut self) {
