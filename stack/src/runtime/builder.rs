@@ -82,8 +82,7 @@ impl Builder {
         };
 
         let pool =
-            // At least one thread, for a handler that is demoted.
-            Pool::start(config.slow_threads.max(1), config.limits.slow_queue).map_err(|source| {
+            Pool::start(config.slow_threads, config.limits.slow_queue).map_err(|source| {
                 StartError::System {
                     action: "start the slow path's threads",
                     source,
