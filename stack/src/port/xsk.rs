@@ -83,8 +83,8 @@ pub(crate) struct XskPort {
     ring_entries: u32,
     /// The kernel has not yet been told of everything on the TX ring.
     kick_due: bool,
-    /// The last try found the interface down: there is no hurry to try again.
-    is_down: bool,
+    /// It was told, and said to be told again.
+    kick_again: bool,
     scratch: [FrameDesc; BATCH],
 }
 
@@ -161,7 +161,7 @@ impl XskPort {
             sending: 0,
             ring_entries: options.ring_entries,
             kick_due: false,
-            is_down: false,
+            kick_again: false,
             scratch: [FrameDesc::default(); BATCH],
         };
         if options.busy_poll {
@@ -271,7 +271,7 @@ impl XskPort {
     fn kick(&mut self, counters: &Counters) -> io::Result<()> {
         counters.tx_kicks.increment();
         self.kick_due = false;
-        self.is_down = false;
+        self.kick_again = false;
         // SAFETY: a zero-length send on an open descriptor.
         let result = unsafe {
             libc::sendto(
@@ -291,12 +291,13 @@ impl XskPort {
             // Copy mode sends a bounded batch per call and then says "again"; the others pass as well.
             Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
                 self.kick_due = true;
+                self.kick_again = true;
                 Ok(())
             }
-            // It may come up again, and the runtime watches whether it is gone.
+            // It may come up again, which is no reason to stay awake, and the runtime watches whether it
+            // is gone.
             Some(libc::ENETDOWN) => {
                 self.kick_due = true;
-                self.is_down = true;
                 Ok(())
             }
             _ => Err(error),
@@ -476,7 +477,8 @@ impl Port for XskPort {
     }
 
     fn has_backlog(&self) -> bool {
-        self.kick_due && !self.is_down
+        // Without the wish to be woken, the driver goes on by itself.
+        self.kick_again && self.tx.needs_wakeup()
     }
 
     fn busy_poll(&mut self) {
