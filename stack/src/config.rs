@@ -102,7 +102,8 @@ pub struct Config {
     pub interface: String,
     /// Our addresses, 1 to [`ADDRESSES_MAX`].
     pub addresses: Vec<Cidr>,
-    /// Next hops for destinations that are not on the link, at most one per IP version.
+    /// Next hops for destinations that are not on the link, at most one per IP version. Answers do not
+    /// need them (they go where their request came from); connections that we open will.
     pub gateways: Vec<IpAddr>,
     /// Queues of the interface, one worker each.
     pub queues: Vec<u32>,

@@ -3,6 +3,63 @@
 //! Short handlers, *interruptlets*, are registered for a port and run inside the poll loop of a pinned
 //! core; what they defer is served by ordinary threads, the *slow path*. See ARCHITECTURE.md for the
 //! way of a packet and the reasons behind it.
+//!
+//! A handler for a TCP port, and what it does with a request:
+//!
+//! ```
+//! use interruptlet::interruptlet::{StreamInterruptlet, StreamReply, StreamRequest};
+//! use interruptlet::{Instant, testing};
+//!
+//! /// Answers each line with the line.
+//! struct LineEcho;
+//!
+//! impl StreamInterruptlet for LineEcho {
+//!     fn handle(&mut self, request: StreamRequest<'_>) -> StreamReply {
+//!         match request.bytes().iter().position(|byte| *byte == b'\n') {
+//!             // The reply is the request itself, where it is.
+//!             Some(end) => request.reply_in_place(end + 1).send(end + 1),
+//!             None if request.is_full() => request.close(),
+//!             None => request.need_more(),
+//!         }
+//!     }
+//! }
+//!
+//! let info = testing::request_info(Instant::ZERO);
+//! assert_eq!(
+//!     testing::handle(&mut LineEcho, b"one\ntwo", &info),
+//!     testing::Called::Reply { consumed: 4, bytes: b"one\n".to_vec(), close: false },
+//! );
+//! assert_eq!(testing::handle(&mut LineEcho, b"two", &info), testing::Called::NeedMore);
+//! ```
+//!
+//! A server registers it and starts:
+//!
+//! ```no_run
+//! # use interruptlet::interruptlet::{StreamInterruptlet, StreamReply, StreamRequest};
+//! # struct LineEcho;
+//! # impl StreamInterruptlet for LineEcho {
+//! #     fn handle(&mut self, request: StreamRequest<'_>) -> StreamReply { request.close() }
+//! # }
+//! use interruptlet::{Config, Duration, Stack, StreamService};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut config = Config::new("eth1");
+//! config.addresses = vec!["192.0.2.10/24".parse()?];
+//! let mut stack = Stack::builder(config)
+//!     .stream(7, StreamService {
+//!         interruptlet: Box::new(|_worker| Box::new(LineEcho)),
+//!         slow: None,
+//!         request_timeout: Duration::from_secs(10),
+//!         idle_timeout: None,
+//!     })
+//!     .start()?;
+//! while stack.check().is_ok() {
+//!     std::thread::sleep(std::time::Duration::from_millis(100));
+//! }
+//! let report = stack.shutdown(std::time::Duration::from_secs(10));
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod arena;
 pub mod clock;
