@@ -1,7 +1,7 @@
 //! The slow path: ordinary threads that serve deferred requests and produce streamed bodies.
 //!
 //! The core hands over `Job`s through one bounded queue and never waits: when the queue is full it
-//! answers for itself. Results come back as `Command`s through the core's [`Mailbox`]. A large body is
+//! answers for itself. Results come back as `Command`s through the core's `Mailbox`. A large body is
 //! produced chunk by chunk, one job per chunk, asked for by the core when the flow has room: so a slow
 //! client holds one chunk of memory and no thread.
 
