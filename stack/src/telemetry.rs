@@ -4,7 +4,7 @@
 //! instruction. Readers see each counter whole and up to date within a turn of the loop, but not all
 //! counters at the same instant.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::arena::{FrameCount, Owner};
 use crate::wire::Reject;
@@ -45,6 +45,9 @@ macro_rules! counters {
             rejects: [Counter; Reject::ALL.len()],
             frames: [AtomicU32; Owner::ALL.len()],
             frames_total: AtomicU32,
+            /// Odd while the core writes where the frames are: a reader that saw it odd, or changed, reads
+            /// again.
+            frames_version: AtomicU32,
         }
 
         impl Default for Counters {
@@ -54,6 +57,7 @@ macro_rules! counters {
                     rejects: std::array::from_fn(|_| Counter::default()),
                     frames: std::array::from_fn(|_| AtomicU32::default()),
                     frames_total: AtomicU32::default(),
+                    frames_version: AtomicU32::default(),
                 }
             }
         }
@@ -153,22 +157,38 @@ impl Counters {
 
     /// Publishes where the frames are.
     pub(crate) fn publish_frames(&self, count: &FrameCount) {
+        let version = self.frames_version.load(Ordering::Relaxed);
+        self.frames_version
+            .store(version.wrapping_add(1), Ordering::Relaxed);
+        // No store below may be seen before the odd version.
+        fence(Ordering::Release);
         for (shared, frames) in self.frames.iter().zip(count.by_owner) {
             shared.store(frames, Ordering::Relaxed);
         }
         self.frames_total.store(count.total, Ordering::Relaxed);
+        self.frames_version
+            .store(version.wrapping_add(2), Ordering::Release);
     }
 
     /// Where the frames were when the core last published it.
     pub fn frames(&self) -> FrameCount {
-        let mut count = FrameCount {
-            total: self.frames_total.load(Ordering::Relaxed),
-            ..FrameCount::default()
-        };
-        for (frames, shared) in count.by_owner.iter_mut().zip(&self.frames) {
-            *frames = shared.load(Ordering::Relaxed);
+        loop {
+            let before = self.frames_version.load(Ordering::Acquire);
+            let mut count = FrameCount {
+                total: self.frames_total.load(Ordering::Relaxed),
+                ..FrameCount::default()
+            };
+            for (frames, shared) in count.by_owner.iter_mut().zip(&self.frames) {
+                *frames = shared.load(Ordering::Relaxed);
+            }
+            // No load above may be done after this one.
+            fence(Ordering::Acquire);
+            let after = self.frames_version.load(Ordering::Relaxed);
+            if before == after && before.is_multiple_of(2) {
+                return count;
+            }
+            std::hint::spin_loop();
         }
-        count
     }
 }
 
@@ -196,6 +216,31 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_published_count_is_read_whole() {
+        let counters = Counters::default();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut moved = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    moved = (moved + 7) % 100;
+                    let mut count = FrameCount {
+                        total: 100,
+                        ..FrameCount::default()
+                    };
+                    count.by_owner[0] = moved;
+                    count.by_owner[5] = 100 - moved;
+                    counters.publish_frames(&count);
+                }
+            });
+            for _ in 0..200_000 {
+                assert!(counters.frames().is_conserved());
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
 
     #[test]
     fn one_event_a_second() {

@@ -14,7 +14,7 @@ use common::*;
 use interruptlet::Duration;
 use interruptlet::arena::Owner;
 use interruptlet::interruptlet::{StreamInterruptlet, StreamReply, StreamRequest};
-use interruptlet::pool::{Body, Deferred, Responder, Response, SlowPath};
+use interruptlet::pool::{Body, BodySource, Deferred, Responder, Response, SlowPath};
 use interruptlet::sim::{Sim, SimConfig};
 use smoltcp::socket::tcp::State;
 
@@ -47,6 +47,70 @@ fn demote(sim: &mut Sim) {
     }
     raw.send(sim, RST, b"");
     sent(sim);
+}
+
+/// A body without end that tells on which thread it is dropped.
+struct Endless(Arc<Mutex<Vec<bool>>>, Arc<std::sync::atomic::AtomicBool>);
+
+impl BodySource for Endless {
+    fn next_chunk(&mut self) -> std::io::Result<Option<bytes::Bytes>> {
+        Ok(Some(bytes::Bytes::from_static(&[b'x'; 1000])))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        let in_turn = self.1.load(Ordering::Relaxed);
+        self.0.lock().unwrap().push(in_turn);
+    }
+}
+
+struct Streams(Arc<Mutex<Vec<bool>>>, Arc<std::sync::atomic::AtomicBool>);
+
+impl SlowPath for Streams {
+    fn serve(&self, _request: Deferred, responder: Responder) {
+        responder.send(Response {
+            body: Body::Source(Box::new(Endless(self.0.clone(), self.1.clone()))),
+            ..Response::default()
+        });
+    }
+}
+
+/// Dropping a source may close a file, which may take long: not the core's to do.
+#[test]
+fn sources_that_nobody_wants_are_dropped_by_the_slow_path() {
+    for pool_has_it in [false, true] {
+        let dropped = Arc::new(Mutex::new(Vec::new()));
+        let in_turn = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let mut config = lines_config();
+        config.streams[0].slow = Some(Arc::new(Streams(dropped.clone(), in_turn.clone())));
+        let mut sim = Sim::new(config);
+        let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+        raw.send(&mut sim, ACK, b"defer x\n");
+        // The reply, and the first chunk.
+        for _ in 0..2 {
+            assert_eq!(sim.run_jobs(1), 1);
+            sim.turn();
+        }
+        if !pool_has_it {
+            // Enough chunks that the flow wants no more for now: the source is with it.
+            while sim.run_jobs(1) == 1 {
+                sim.turn();
+            }
+        }
+        in_turn.store(true, Ordering::Relaxed);
+        raw.send(&mut sim, RST, b"");
+        assert_eq!(sim.flows(), 0);
+        in_turn.store(false, Ordering::Relaxed);
+        sim.run_jobs(1);
+        in_turn.store(true, Ordering::Relaxed);
+        sim.turn();
+        in_turn.store(false, Ordering::Relaxed);
+        sim.run_jobs(1);
+        assert_eq!(*dropped.lock().unwrap(), [false], "{pool_has_it}");
+        sent(&sim);
+        assert_at_rest(&mut sim);
+    }
 }
 
 /// The bytes of a call, whether they were the end of the stream, and whether the buffer was full.

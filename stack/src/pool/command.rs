@@ -22,11 +22,11 @@ pub(crate) enum Command {
     NeedMore { flow: FlowId },
     /// A demoted handler resets its connection.
     Abort { flow: FlowId },
-    /// The next chunk of a streamed body (`None`: it is over), and its source.
+    /// The next chunk of a streamed body (`None`: it is over), and its source if there may be more.
     Chunk {
         flow: FlowId,
         chunk: io::Result<Option<Bytes>>,
-        source: Source,
+        source: Option<Source>,
     },
 }
 

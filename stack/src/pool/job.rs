@@ -32,6 +32,8 @@ pub(crate) enum Job {
         source: Source,
         core: MailboxSender,
     },
+    /// A body that nobody wants any more: closing its file may take long.
+    Discard(Source),
     /// A stream request of a demoted handler: all unconsumed bytes of the flow.
     Stream {
         handler: SharedStream,
@@ -50,8 +52,8 @@ pub(crate) enum Job {
 }
 
 impl Job {
-    /// Takes the request back out of a job that found no room; its responder is not used. A chunk job
-    /// has none.
+    /// Takes the request back out of a job that found no room; its responder is not used. Jobs about bodies
+    /// have none.
     pub(crate) fn cancel(self) -> Option<Deferred> {
         match self {
             Self::Serve {
@@ -61,7 +63,7 @@ impl Job {
                 Some(request)
             }
             Self::Stream { request, .. } | Self::Datagram { request, .. } => Some(request),
-            Self::Chunk { .. } => None,
+            Self::Chunk { .. } | Self::Discard(_) => None,
         }
     }
 
@@ -80,12 +82,15 @@ impl Job {
             } => {
                 let chunk = catch_unwind(AssertUnwindSafe(|| source.0.next_chunk()))
                     .unwrap_or_else(|_| Err(io::Error::other("the body source panicked")));
+                // A source that is done ends here and not on the core: closing its file may take long.
+                let source = matches!(chunk, Ok(Some(_))).then_some(source);
                 core.send(Command::Chunk {
                     flow,
                     chunk,
                     source,
                 });
             }
+            Self::Discard(source) => drop(source),
             Self::Stream {
                 handler,
                 slow,

@@ -69,6 +69,13 @@ pub(super) fn bind(config: &Config, queue: u32, mtu: usize) -> Result<Bound, Sta
                 });
             }
             Some(libc::EPERM | libc::EACCES) => return Err(StartError::MissingNetRaw),
+            // What locked memory beyond the limit is answered with.
+            Some(libc::ENOBUFS) => {
+                return Err(StartError::MissingIpcLock {
+                    queue,
+                    mebibytes: config.limits.frames.saturating_mul(chunk_bytes) >> 20,
+                });
+            }
             Some(libc::ENETDOWN) => return Err(StartError::InterfaceDown { interface }),
             _ if mode == BindMode::ZeroCopy && config.mode == Mode::Auto => {
                 log::info!("queue {queue} of {interface}: no zero-copy ({error}), using copy mode");

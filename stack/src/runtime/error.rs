@@ -148,6 +148,26 @@ pub enum StartError {
     /// AF_XDP sockets need privileges.
     #[error("an AF_XDP socket may not be opened without CAP_NET_RAW: run as root or grant it")]
     MissingNetRaw,
+    /// The memory of the frames is locked, and that is limited.
+    #[error(
+        "the frames of queue {queue} ({mebibytes} MiB) may not be locked in memory: run as root, grant CAP_IPC_LOCK, \
+         or raise the limit (ulimit -l, LimitMEMLOCK=) to what all queues need"
+    )]
+    MissingIpcLock {
+        /// The queue.
+        queue: u32,
+        /// How much it needs.
+        mebibytes: u32,
+    },
+    /// Ports below 1024 are privileged, and with a shared address they are the kernel's.
+    #[error(
+        "port {port} of the shared address may not be taken without CAP_NET_BIND_SERVICE: run as root, grant it, or \
+         choose a port from 1024"
+    )]
+    MissingBindService {
+        /// The port.
+        port: u16,
+    },
     /// Another socket has the queue.
     #[error(
         "queue {queue} of {interface} is in use by another AF_XDP socket, also after {seconds} seconds: stop \

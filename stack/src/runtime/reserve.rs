@@ -41,6 +41,9 @@ pub(super) fn reserve(
             for port in ports {
                 let socket =
                     take_port(kind, SocketAddr::new(cidr.address, *port)).map_err(|source| {
+                        if source.kind() == io::ErrorKind::PermissionDenied {
+                            return StartError::MissingBindService { port: *port };
+                        }
                         StartError::PortInUse {
                             protocol,
                             port: *port,

@@ -29,7 +29,7 @@ use crate::device::{Device, DeviceFacts};
 use crate::egress::Egress;
 use crate::flow::{FlowId, FlowTable};
 use crate::interruptlet::{Outbox, StreamInterruptlet};
-use crate::pool::{MailboxSender, Response, SlowPath, Source, Submitter};
+use crate::pool::{Job, MailboxSender, Response, SlowPath, Source, Submitter};
 use crate::service::{Budget, Handler};
 use crate::telemetry::Counters;
 use crate::timer::TimerWheel;
@@ -275,13 +275,23 @@ impl Tcp {
         &mut self,
         id: FlowId,
         chunk: Option<bytes::Bytes>,
-        source: Source,
+        mut source: Option<Source>,
         turn: &mut Turn<'_>,
     ) {
         self.with(id, turn, |connection, resources, turn| {
-            connection.add_chunk(chunk, source);
+            connection.add_chunk(chunk, source.take());
             connection.converse(id, Window::default(), resources, turn);
         });
+        // The connection is gone.
+        self.discard(source);
+    }
+
+    /// Has the pool drop a body source: closing its file may take long. If the pool has no room it is
+    /// dropped here.
+    fn discard(&self, source: Option<Source>) {
+        if let Some(source) = source {
+            let _ = self.resources.pool.try_submit(Job::Discard(source));
+        }
     }
 
     /// Takes no new connections from now on and closes the others as they become idle.
@@ -509,8 +519,10 @@ impl Tcp {
         self.timers.cancel(id.index());
         self.leave_phase(connection.counted_as);
         counters.flows_closed.increment();
+        let (engine, source) = connection.into_parts();
+        self.discard(source);
         if self.spare_engines.len() < SPARE_ENGINES_MAX {
-            self.spare_engines.push(connection.into_engine());
+            self.spare_engines.push(engine);
         }
     }
 }

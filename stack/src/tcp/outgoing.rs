@@ -41,14 +41,20 @@ impl Outgoing {
         self.source = BodyState::Here(source);
     }
 
-    /// The chunk that the pool produced, and the source if it has more.
-    pub(super) fn add_chunk(&mut self, chunk: Option<Bytes>, source: Source) {
-        match chunk {
-            Some(chunk) => {
-                self.push(chunk);
-                self.source = BodyState::Here(source);
-            }
-            None => self.source = BodyState::None,
+    /// The chunk that the pool produced, if any, and the source if there may be more.
+    pub(super) fn add_chunk(&mut self, chunk: Option<Bytes>, source: Option<Source>) {
+        if let Some(chunk) = chunk {
+            self.push(chunk);
+        }
+        self.source = source.map_or(BodyState::None, BodyState::Here);
+    }
+
+    /// Takes the source for good: nobody wants the rest.
+    pub(super) fn abandon(&mut self) -> Option<Source> {
+        self.pieces.clear();
+        match std::mem::take(&mut self.source) {
+            BodyState::Here(source) => Some(source),
+            BodyState::None | BodyState::Away => None,
         }
     }
 

@@ -127,8 +127,10 @@ impl Connection {
         }
     }
 
-    pub(super) fn into_engine(self) -> Engine {
-        self.engine
+    /// What can be used again, and the body source that nobody needs any more.
+    pub(super) fn into_parts(mut self) -> (Engine, Option<Source>) {
+        let source = self.out.abandon();
+        (self.engine, source)
     }
 
     /// Whether a SYN with this sequence number may begin a new connection in place of this one
@@ -289,12 +291,11 @@ impl Connection {
     /// Resets the connection.
     pub(super) fn abort(&mut self) {
         self.deferred = false;
-        self.out = Outgoing::default();
         self.engine.socket().abort();
     }
 
     /// The next chunk of the body, or its end.
-    pub(super) fn add_chunk(&mut self, chunk: Option<Bytes>, source: Source) {
+    pub(super) fn add_chunk(&mut self, chunk: Option<Bytes>, source: Option<Source>) {
         self.out.add_chunk(chunk, source);
     }
 
@@ -320,7 +321,7 @@ impl Connection {
 
     /// Fills the engine's send buffer from what is outgoing, and has more produced.
     fn pump(&mut self, id: FlowId, resources: &mut Resources, turn: &Turn<'_>) {
-        if self.out.is_empty() {
+        if self.out.is_empty() || self.engine.state() == State::Closed {
             return;
         }
         if self.out.fill(self.engine.socket()) > 0 {
