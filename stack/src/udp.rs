@@ -90,23 +90,17 @@ impl Udp {
         let len = payload_end - start;
         let payload_max = payload_max(self.ip_mtu, &packet.key.local);
 
-        let Some(handler) = service.handler.fast() else {
-            self.defer(
-                index,
-                frame,
-                start..payload_end,
-                packet,
-                info,
-                egress,
-                counters,
-            );
-            return Verdict::Done;
-        };
         let buffer = egress.arena.buffer_mut(&mut frame);
         let room = (start + payload_max).min(buffer.len()).max(payload_end);
         let request = DatagramRequest::new(&mut buffer[start..room], len, &info, &mut self.outbox);
-        let outcome = handler.handle(request).into_outcome();
-        self.called = Some(index);
+        let outcome = match service.handler.fast() {
+            Some(handler) => {
+                self.called = Some(index);
+                handler.handle(request).into_outcome()
+            }
+            // The handler is with the pool.
+            None => DatagramOutcome::Defer,
+        };
         match outcome {
             DatagramOutcome::Defer => {
                 self.defer(
