@@ -461,3 +461,19 @@ fn a_slow_datagram_handler_moves_to_the_slow_path() {
     assert_at_rest(&mut sim);
     assert_eq!(sent(&sim).len(), 16);
 }
+
+/// Sixty-four requests that are there together are answered with one call to the kernel.
+#[test]
+fn a_batch_is_sent_with_one_kick() {
+    let mut sim = Sim::new(echo_config());
+    for number in 0..64 {
+        let ports = (5000 + number, PORT);
+        sim.peer()
+            .inject(&udp(ends(Version::V4), ports, b"one of many"));
+    }
+    assert!(sim.turn());
+    assert_eq!(sent(&sim).len(), 64);
+    assert_eq!(counter(&sim, "rx_batches"), 1);
+    assert_eq!(counter(&sim, "tx_kicks"), 1);
+    assert_at_rest(&mut sim);
+}
