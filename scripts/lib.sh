@@ -63,50 +63,83 @@ missing_packages() {
     done | sort -u
 }
 
+# Takes the lock that lets one copy at a time install and build; waits with a line if another has it.
+# libxdp-sys's build script runs make in its own source in cargo's registry, which cargo does not lock:
+# two clones that build at once would break each other's objects. apt-get waits for dpkg's lock only.
+take_build_lock() {
+    local home=${CARGO_HOME:-${HOME:-/root}/.cargo} lock
+    lock=$home/interruptlet-build.lock
+    mkdir -p -- "$home"
+    # Opened to read: a lock file that root made serves the user too.
+    [[ -e $lock ]] || : >"$lock" || die "cannot make $lock"
+    # Descriptor 9 goes to cargo and apt-get too: one that outlives the script keeps the lock.
+    exec 9<"$lock"
+    flock -n 9 && return 0
+    printf 'another copy is installing or building: waiting for it\n'
+    flock -w 3600 9 || die "still locked after an hour: $lock"
+}
+
+release_build_lock() { exec 9<&-; }
+
+# Installs what is missing of the needs "$@" and builds the servers. Sets BIN_DIR.
+prepare_servers() {
+    take_build_lock
+    install_missing "$@"
+    printf 'building (the first time takes some minutes)\n'
+    build_servers
+    release_build_lock
+}
+
 # Installs the packages whose needs are not met. Quiet and instant when nothing is missing.
+# The caller holds the build lock.
 install_missing() {
-    local packages log
+    local packages output
     mapfile -t packages < <(missing_packages "$@")
     ((${#packages[@]} > 0)) || return 0
     ((EUID == 0)) || die "missing packages: ${packages[*]}: install them, or run this as root"
     command -v apt-get >/dev/null || die "missing packages (Debian names): ${packages[*]}: this machine has no apt, install them by hand"
     printf 'installing: %s\n' "${packages[*]}"
-    log=$(mktemp)
     # The package lists may be absent or old: refresh them only if a first attempt fails.
-    if ! apt_install "${packages[@]}" >"$log" 2>&1; then
-        if ! { apt-get -q update && apt_install "${packages[@]}"; } >"$log" 2>&1; then
-            tail -n 5 "$log" >&2
-            rm -f "$log"
-            die "apt-get could not install: ${packages[*]}"
-        fi
+    if ! output=$(apt_install "${packages[@]}" 2>&1) &&
+        ! output=$(apt-get -q update 2>&1 && apt_install "${packages[@]}" 2>&1); then
+        tail -n 5 <<<"$output" >&2
+        die "apt-get could not install: ${packages[*]}"
     fi
-    rm -f "$log"
 }
 
-# apt-get install in a subshell that keeps packages (nginx) from starting their service.
+readonly POLICY=/usr/sbin/policy-rc.d
+readonly POLICY_MARK='# by interruptlet, while it installs packages'
+
+# Removes our policy file and no other: one of the machine's own, as containers have, stays.
+remove_policy() {
+    if grep -qsxF "$POLICY_MARK" "$POLICY"; then rm -f "$POLICY"; fi
+}
+
+# apt-get install, in a subshell for the trap.
 apt_install() (
-    policy=/usr/sbin/policy-rc.d
-    if [[ ! -e $policy ]]; then
-        trap 'rm -f "$policy"' EXIT
-        trap 'exit 130' INT TERM
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
+    # One that a killed run left.
+    remove_policy
+    # nginx alone has a service, which must not start on the machine's own port 80.
+    if [[ " $* " == *" nginx"* && ! -e $POLICY ]]; then
+        trap remove_policy EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+        printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" >"$POLICY"
+        chmod 755 "$POLICY"
     fi
-    # Another copy of the script may be installing too: wait for its lock.
+    # Something else on the machine may be installing: wait for dpkg's lock.
     DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends "$@"
 )
 
 # Builds the servers in release, showing cargo's output only when it fails. Sets BIN_DIR.
+# The caller holds the build lock.
 build_servers() {
-    local log
-    log=$(mktemp)
-    if ! cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked -p interruptlet-apps >"$log" 2>&1; then
-        tail -n 40 "$log" >&2
-        rm -f "$log"
+    local output
+    if ! output=$(cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked -p interruptlet-apps 2>&1); then
+        tail -n 40 <<<"$output" >&2
         die "building the servers failed"
     fi
-    rm -f "$log"
     BIN_DIR=$(target_dir)/release
     [[ -x $BIN_DIR/ilet-echo && -x $BIN_DIR/ilet-httpd ]] || die "the build left no ilet-echo and ilet-httpd in $BIN_DIR"
 }
