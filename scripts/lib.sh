@@ -157,7 +157,6 @@ RUN_ID=
 RUN_DIR=
 SERVER_NS=
 CLIENT_NS=
-RUN_PIDS=()
 # Addresses by pair index. The client's are on its interface; the server's are only reserved: in the
 # own-address deployment the stack has them, not the kernel.
 # shellcheck disable=SC2034  # read by the scripts that source this file
@@ -221,8 +220,8 @@ lab_start() {
     # A session of its own: a Ctrl-C reaches this script only, which then stops servers in order.
     # `ip` and `setsid` both exec the command, so the pid is the command's.
     setsid ip netns exec "$ns" "$@" </dev/null >"$RUN_DIR/$name.out" 2>"$RUN_DIR/$name.err" &
+    # shellcheck disable=SC2034  # read by the scripts that source this file
     STARTED_PID=$!
-    RUN_PIDS+=("$STARTED_PID")
 }
 
 # Waits until the server NAME (pid $2) printed its ready line, at most 15 s; prints that line.
@@ -237,32 +236,71 @@ wait_ready() {
     return 1
 }
 
-# SIGTERM, then SIGKILL after 10 s. $1: a pid that this script started. Returns its exit status.
+# Whether the process $1 is a child of this shell that has not ended. `kill -0` cannot tell: the
+# shell reaps its children at once, and the kernel may give the pid to another process.
+is_child() {
+    [[ $'\n'$(jobs -pr)$'\n' == *$'\n'"$1"$'\n'* ]]
+}
+
+# Tenths of a second from SIGTERM to SIGKILL: a server takes up to 10 s to end its connections, and then
+# at least one more to stop.
+readonly GRACE=150
+
+# SIGTERM, then SIGKILL if that did not help. $1: a pid that this script started. Returns its exit status.
 stop_process() {
     local pid=$1 tries status=0
-    kill -TERM "$pid" 2>/dev/null || true
-    for ((tries = 0; tries < 100; tries++)); do
-        kill -0 "$pid" 2>/dev/null || break
+    ! is_child "$pid" || kill -TERM "$pid" 2>/dev/null || true
+    for ((tries = 0; tries < GRACE; tries++)); do
+        is_child "$pid" || break
         sleep 0.1
     done
-    kill -KILL "$pid" 2>/dev/null || true
+    ! is_child "$pid" || kill -KILL "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || status=$?
-    local i
-    for i in "${!RUN_PIDS[@]}"; do
-        [[ ${RUN_PIDS[i]} != "$pid" ]] || unset "RUN_PIDS[i]"
-    done
     return "$status"
 }
 
-# Removes what this run made: its processes, its namespaces (and with them its links), its directory.
-lab_remove() {
-    local pid
-    for pid in "${RUN_PIDS[@]}"; do
-        stop_process "$pid" 2>/dev/null || true
+# Prints the pids of this run: the shell's own children, and whatever is in the run's namespaces.
+# Not for a pipeline: a part of one does not see the shell's children.
+run_pids() {
+    local ns
+    jobs -pr
+    for ns in "$SERVER_NS" "$CLIENT_NS"; do
+        [[ -z $ns || ! -e /run/netns/$ns ]] || ip netns pids "$ns" 2>/dev/null || true
     done
-    RUN_PIDS=()
-    [[ -z $CLIENT_NS ]] || ip netns del "$CLIENT_NS" 2>/dev/null || true
-    [[ -z $SERVER_NS ]] || ip netns del "$SERVER_NS" 2>/dev/null || true
+}
+
+# Sends the signal $1 to each process of this run, after another look at whether it is still one.
+signal_run() {
+    local pids pid net
+    pids=$(run_pids)
+    for pid in $(sort -un <<<"$pids"); do
+        net=/proc/$pid/ns/net
+        if is_child "$pid" || [[ $net -ef /run/netns/$SERVER_NS || $net -ef /run/netns/$CLIENT_NS ]]; then
+            ((pid == $$)) || kill "-$1" "$pid" 2>/dev/null || true
+        fi
+    done
+}
+
+# Ends the processes of this run, all at once: SIGTERM, then SIGKILL if that did not help.
+end_processes() {
+    local tries
+    # Once each: a second SIGTERM ends a server without its grace.
+    signal_run TERM
+    for ((tries = 0; tries < GRACE; tries++)); do
+        [[ -n $(run_pids) ]] || return 0
+        sleep 0.1
+    done
+    signal_run KILL
+}
+
+# Removes what this run made: its processes, its namespaces (and with them its links), its directory.
+# Works at any point of lab_create.
+lab_remove() {
+    local ns
+    end_processes 2>/dev/null
+    for ns in "$CLIENT_NS" "$SERVER_NS"; do
+        [[ -z $ns || ! -e /run/netns/$ns ]] || ip netns del "$ns" || true
+    done
     [[ -z $RUN_DIR ]] || rm -rf -- "$RUN_DIR"
     CLIENT_NS='' SERVER_NS='' RUN_DIR=''
 }
