@@ -162,20 +162,27 @@ CLIENT_NS=
 # shellcheck disable=SC2034  # read by the scripts that source this file
 CLIENT4=() CLIENT6=() SERVER4=() SERVER6=()
 
+# Sets RUN_ID and what is named after it. The directory is beside the namespaces' names: it lives as
+# long as they do, only root can make anything there, and it does not depend on TMPDIR.
+name_run() {
+    RUN_ID=$1
+    SERVER_NS=ilet-s-$RUN_ID
+    CLIENT_NS=ilet-c-$RUN_ID
+    RUN_DIR=/run/ilet-run-$RUN_ID
+}
+
 # Makes a directory and two namespaces with names that no other run has.
 lab_create() {
-    local attempt
-    for attempt in 1 2 3 4 5; do
-        RUN_ID=$(printf '%d-%04x' $$ $((RANDOM * 2 + attempt)))
-        ip netns add "ilet-s-$RUN_ID" 2>/dev/null || continue
-        SERVER_NS=ilet-s-$RUN_ID
-        ip netns add "ilet-c-$RUN_ID"
-        CLIENT_NS=ilet-c-$RUN_ID
-        break
+    local id
+    while id=$(printf '%d-%04x' $$ $((RANDOM * 2))); do
+        [[ -e /run/netns/ilet-s-$id || -e /run/netns/ilet-c-$id || -e /run/ilet-run-$id ]] || break
     done
-    [[ -n $CLIENT_NS ]] || die "cannot make network namespaces: is ip netns permitted here?"
-    RUN_DIR=${TMPDIR:-/tmp}/ilet-run-$RUN_ID
-    mkdir -m 700 -- "$RUN_DIR"
+    # Named first, so that an interruption from here on removes what is there by then. Nothing was: each
+    # of these fails rather than take over what another run has, and is then not this run's to remove.
+    name_run "$id"
+    mkdir -m 700 -- "$RUN_DIR" || { SERVER_NS='' CLIENT_NS='' RUN_DIR=''; die "cannot make a directory in /run"; }
+    ip netns add "$SERVER_NS" || { SERVER_NS='' CLIENT_NS=''; die "cannot make network namespaces: is ip netns permitted here?"; }
+    ip netns add "$CLIENT_NS" || { CLIENT_NS=''; die "cannot make the second network namespace"; }
     # The namespaces isolate the addresses; random ones also keep logs of parallel runs apart.
     NET4=10.$((RANDOM % 200 + 20)).$((RANDOM % 60 * 4))
     NET6=$(printf 'fd%02x:%04x:%04x' $((RANDOM % 256)) $((RANDOM * 2)) $((RANDOM * 2)))
@@ -269,14 +276,16 @@ run_pids() {
     done
 }
 
-# Sends the signal $1 to each process of this run, after another look at whether it is still one.
+# Sends the signal $1 once to each process of this run, after another look at whether it is still one.
 signal_run() {
-    local pids pid net
-    pids=$(run_pids)
-    for pid in $(sort -un <<<"$pids"); do
+    local pid net sent=' '
+    for pid in $(run_pids); do
+        # A child is listed again once it is in its namespace. This shell is, if it runs in one.
+        [[ $sent != *" $pid "* && $pid != "$$" ]] || continue
+        sent+="$pid "
         net=/proc/$pid/ns/net
         if is_child "$pid" || [[ $net -ef /run/netns/$SERVER_NS || $net -ef /run/netns/$CLIENT_NS ]]; then
-            ((pid == $$)) || kill "-$1" "$pid" 2>/dev/null || true
+            kill "-$1" "$pid" 2>/dev/null || true
         fi
     done
 }
@@ -307,7 +316,9 @@ lab_remove() {
 
 # Has lab_remove run however the script ends.
 remove_lab_at_exit() {
-    trap 'status=$?; trap "" INT TERM; lab_remove; exit $status' EXIT
+    # A second Ctrl-C does not stop the removal.
+    trap 'status=$?; trap "" INT TERM HUP; lab_remove; exit $status' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
+    trap 'exit 129' HUP
 }
