@@ -40,12 +40,33 @@ need_root() {
     ((EUID == 0)) || die "$1 needs root (network namespaces, AF_XDP): run it with sudo"
 }
 
-# Puts cargo on the PATH (sudo drops a user's own), or ends the script.
+# Puts cargo on the PATH (sudo drops a user's own), or ends the script if it is not there or too old.
 need_cargo() {
+    local wanted tool version
     if ! command -v cargo >/dev/null && [[ -x ${HOME:-/root}/.cargo/bin/cargo ]]; then
         PATH="${HOME:-/root}/.cargo/bin:$PATH"
     fi
-    command -v cargo >/dev/null || die "cargo not found: install Rust first (https://rustup.rs)"
+    wanted=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$ROOT/Cargo.toml")
+    # A distribution's cargo and rustc are packages of their own; rustup's need a toolchain behind them.
+    for tool in cargo rustc; do
+        command -v "$tool" >/dev/null ||
+            die "$tool not found: install Rust $wanted or later (https://rustup.rs) for the user $(id -un)"
+        version=$("$tool" --version 2>/dev/null) ||
+            die "$tool does not run: get a toolchain with \`rustup default stable\`"
+        version=${version#* }
+        version=${version%%[ -]*}
+        printf '%s\n' "$wanted" "$version" | sort -CV ||
+            die "$tool is $version, Rust $wanted or later is needed: \`rustup update stable\` (https://rustup.rs)"
+    done
+}
+
+# Ends the script if rustfmt or clippy is not there: rustup's minimal profile is without them.
+need_lints() {
+    local lacking=()
+    cargo fmt --version >/dev/null 2>&1 || lacking+=(rustfmt)
+    cargo clippy --version >/dev/null 2>&1 || lacking+=(clippy)
+    ((${#lacking[@]} == 0)) ||
+        die "missing with cargo: ${lacking[*]}: get it with \`rustup component add ${lacking[*]}\`"
 }
 
 # Prints the package of every need in "$@" that is not met, one a line.
