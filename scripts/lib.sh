@@ -115,6 +115,8 @@ prepare_servers() {
 # The caller holds the build lock.
 install_missing() {
     local packages output
+    # One that a killed run left, with the lock: nobody else is at it.
+    ((EUID != 0)) || remove_policy
     mapfile -t packages < <(missing_packages "$@")
     ((${#packages[@]} > 0)) || return 0
     ((EUID == 0)) || die "missing packages: ${packages[*]}: install them, or run this as root"
@@ -138,8 +140,6 @@ remove_policy() {
 
 # apt-get install, in a subshell for the trap.
 apt_install() (
-    # One that a killed run left.
-    remove_policy
     # nginx alone has a service, which must not start on the machine's own port 80.
     if [[ " $* " == *" nginx"* && ! -e $POLICY ]]; then
         trap remove_policy EXIT
