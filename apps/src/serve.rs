@@ -164,7 +164,8 @@ impl log::Log for StderrLog {
     fn flush(&self) {}
 }
 
-fn log_to_stderr() {
+/// Warnings go to standard error from here on.
+pub fn log_to_stderr() {
     // Fails only if there is a logger already, which will do.
     if log::set_logger(&StderrLog).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);

@@ -70,6 +70,9 @@ pub enum Refused {
     /// It leads nowhere.
     #[error("not there")]
     NotFound,
+    /// Too many files are being sent.
+    #[error("as many files as may be open are being sent")]
+    TooMany,
     /// The system failed.
     #[error(transparent)]
     Failed(io::Error),
@@ -81,8 +84,21 @@ impl Refused {
         match self {
             Self::Forbidden => Status::Forbidden,
             Self::NotFound => Status::NotFound,
-            Self::Failed(error) if is_exhaustion(error) => Status::ServiceUnavailable,
+            Self::TooMany => Status::ServiceUnavailable,
+            Self::Failed(_) if self.is_exhaustion() => Status::ServiceUnavailable,
             Self::Failed(_) => Status::InternalServerError,
+        }
+    }
+
+    /// Out of descriptors or memory: it may work a moment later.
+    pub fn is_exhaustion(&self) -> bool {
+        match self {
+            Self::TooMany => true,
+            Self::Failed(error) => matches!(
+                Errno::from_io_error(error),
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+            ),
+            Self::Forbidden | Self::NotFound => false,
         }
     }
 }
@@ -102,14 +118,6 @@ impl From<io::Error> for Refused {
             _ => Self::Failed(error),
         }
     }
-}
-
-/// Out of descriptors or memory: it may work a moment later.
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
-    )
 }
 
 impl Root {
@@ -286,6 +294,18 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert!(matches!(root.open_file(b"fifo"), Err(Refused::Forbidden)));
         assert!(matches!(root.open_file(b"socket"), Err(Refused::Forbidden)));
+    }
+
+    #[test]
+    fn what_may_work_a_moment_later() {
+        let failed = |errno: Errno| Refused::from(io::Error::from(errno));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(failed(errno).is_exhaustion());
+            assert_eq!(failed(errno).status(), Status::ServiceUnavailable);
+        }
+        assert!(!failed(Errno::IO).is_exhaustion());
+        assert_eq!(failed(Errno::IO).status(), Status::InternalServerError);
+        assert!(!failed(Errno::NOENT).is_exhaustion());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 use interruptlet::pool::BodySource;
 
+use super::descriptors::StreamPermit;
 use super::range::ByteRange;
 
 /// Bytes per chunk: what one slow client holds in memory.
@@ -18,8 +19,8 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 pub enum Content {
     /// Memory.
     Shared(Bytes),
-    /// The disk.
-    File(File),
+    /// The disk. The permit comes last, so that it goes when the file is closed.
+    File(File, StreamPermit),
 }
 
 impl Content {
@@ -31,7 +32,7 @@ impl Content {
                 let bytes = content.get(range.start as usize..range.end as usize);
                 chunk.extend_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             }
-            Self::File(file) => {
+            Self::File(file, _) => {
                 chunk.resize(start + range.len() as usize, 0);
                 file.read_exact_at(&mut chunk[start..], range.start)?;
             }
@@ -108,6 +109,7 @@ impl BodySource for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::descriptors::Streams;
     use std::io::Write;
 
     fn all(pieces: &mut Pieces) -> io::Result<Vec<u8>> {
@@ -125,6 +127,10 @@ mod tests {
         file
     }
 
+    fn permit() -> StreamPermit {
+        Streams::new(1).start().unwrap()
+    }
+
     fn content(len: usize) -> Vec<u8> {
         (0..len).map(|i| (i % 251) as u8).collect()
     }
@@ -137,7 +143,7 @@ mod tests {
             end: content.len() as u64,
         };
         for source in [
-            Content::File(file(&content)),
+            Content::File(file(&content), permit()),
             Content::Shared(content.clone().into()),
         ] {
             let mut pieces = Pieces::new(source, [Piece::Range(range)]);
@@ -172,12 +178,12 @@ mod tests {
         };
         let mut growing = file(&content);
         growing.write_all(b"more").unwrap();
-        let mut pieces = Pieces::new(Content::File(growing), [Piece::Range(range)]);
+        let mut pieces = Pieces::new(Content::File(growing, permit()), [Piece::Range(range)]);
         assert_eq!(all(&mut pieces).unwrap(), content);
 
         let shrinking = file(&content);
         let truncated = shrinking.try_clone().unwrap();
-        let mut pieces = Pieces::new(Content::File(shrinking), [Piece::Range(range)]);
+        let mut pieces = Pieces::new(Content::File(shrinking, permit()), [Piece::Range(range)]);
         assert!(pieces.next_chunk().is_ok());
         truncated.set_len(CHUNK_BYTES as u64 + 1).unwrap();
         assert_eq!(

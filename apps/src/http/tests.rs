@@ -94,6 +94,10 @@ impl Server {
     }
 
     fn with_cache(cache_bytes: usize) -> Self {
+        Self::with_limits(cache_bytes, u64::MAX)
+    }
+
+    fn with_limits(cache_bytes: usize, streams: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir_all(root.join("sub dir")).unwrap();
@@ -103,7 +107,7 @@ impl Server {
         fs::write(root.join("sub dir/index.html"), "sub").unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
         symlink("../secret", root.join("out")).unwrap();
-        let site = Site::open(&root, cache_bytes).unwrap();
+        let site = Site::with_streams(&root, cache_bytes, streams).unwrap();
         Self {
             fast: Fast::new(site.clone()),
             slow: Slow::new(site.clone()),
@@ -540,6 +544,29 @@ fn large_files_are_streamed() {
         (head.field("Content-Length"), head.body.len()),
         (Some("1000000"), 0)
     );
+    assert_eq!(server.site.cache().size().0, 0);
+}
+
+#[test]
+fn files_that_are_being_sent_leave_descriptors_for_others() {
+    let mut server = Server::with_limits(CACHE_BYTES, 1);
+    server.write("large", vec![b'x'; 1_000_000]);
+    let request = b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n";
+    let being_sent = testing::serve(&server.slow, request, &server.info()).unwrap();
+    let refused = server.get("/large");
+    assert_eq!((refused.status(), refused.close), (503, false));
+    assert_eq!(refused.field("Retry-After"), Some("1"));
+    // Small ones go on, and so does what is in memory while nobody can look at the file.
+    assert_eq!(server.get("/a.txt").status(), 200);
+    server.write("a.txt", vec![b'x'; 1_000_000]);
+    server.now += 500 * MILLISECOND;
+    let kept = server.get("/a.txt");
+    assert_eq!((kept.by, &kept.body[..]), (By::Slow, &b"0123456789"[..]));
+    assert_eq!(server.site.cache().size().0, 1);
+    server.now += 400 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").status(), 503);
+    drop(being_sent);
+    assert_eq!(server.get("/a.txt").body.len(), 1_000_000);
     assert_eq!(server.site.cache().size().0, 0);
 }
 
