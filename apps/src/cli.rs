@@ -35,6 +35,8 @@ pub struct HttpdArgs {
     pub port: u16,
 
     /// Memory for cached files, in bytes or with a suffix K, M or G; 0 reads every file from disk
+    ///
+    /// Evicted files that slow clients are still being sent may take as much again.
     #[arg(long, value_name = "N", default_value = "64M", value_parser = byte_count)]
     pub cache_bytes: usize,
 

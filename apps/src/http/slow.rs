@@ -38,7 +38,7 @@ pub struct Slow {
 /// A file ready to be sent.
 enum Found {
     Cached(Arc<Entry>),
-    /// Too large for the cache, or changing too fast.
+    /// Too large for the cache or for what is left of the memory, or changing too fast.
     OnDisk(std::fs::File, StreamPermit, Representation),
     /// A directory that was asked for like a file.
     Directory,
@@ -154,6 +154,9 @@ impl Slow {
             if identity.len > self.site.cache.max_file_bytes() as u64 {
                 break;
             }
+            let Some(reservation) = self.site.cache.reserve(identity.len as usize) else {
+                break;
+            };
             // Before the reading: a change during it must count as recent.
             let is_racy = identity.is_racy(SystemTime::now());
             let mut body = vec![0; identity.len as usize];
@@ -166,7 +169,7 @@ impl Slow {
             read?;
             let entry = Arc::new(Entry::new(
                 representation(path, &identity),
-                body.into(),
+                reservation.fill(body),
                 identity,
                 is_racy,
                 now,

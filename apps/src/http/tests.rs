@@ -548,6 +548,35 @@ fn large_files_are_streamed() {
 }
 
 #[test]
+fn slow_readers_do_not_decide_how_much_is_in_memory() {
+    // Room for ten files, and for as many that are being sent.
+    let budget = 200_000;
+    let server = Server::with_cache(budget);
+    let mut held = Vec::new();
+    let (mut in_memory, mut from_disk) = (0, 0);
+    for number in 0..50 {
+        server.write(&format!("f{number}"), vec![b'x'; 20_000]);
+        let request = format!("GET /f{number} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let response = testing::serve(&server.slow, request.as_bytes(), &server.info()).unwrap();
+        match &response.body {
+            Body::Content(content) => in_memory += content.len(),
+            Body::Source(_) => from_disk += 1,
+            Body::Empty => panic!("no body"),
+        }
+        held.push(response);
+    }
+    assert!((budget..=2 * budget).contains(&in_memory), "{in_memory}");
+    assert_eq!(in_memory / 20_000 + from_disk, 50);
+    for response in held {
+        assert!(bytes_of(response).ends_with(&[b'x'; 20_000]));
+    }
+    // They are gone: the cache fills again.
+    let response = server.send_slowly("GET /f49 HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(response.status(), 200);
+    assert!(server.site.cache.get(b"f49").is_some());
+}
+
+#[test]
 fn files_that_are_being_sent_leave_descriptors_for_others() {
     let mut server = Server::with_limits(CACHE_BYTES, 1);
     server.write("large", vec![b'x'; 1_000_000]);
