@@ -79,6 +79,12 @@ impl Pieces {
     pub fn is_empty(&self) -> bool {
         self.left.is_empty()
     }
+
+    fn needs_content(&self) -> bool {
+        self.left
+            .iter()
+            .any(|piece| matches!(piece, Piece::Range(_)))
+    }
 }
 
 impl BodySource for Pieces {
@@ -101,6 +107,11 @@ impl BodySource for Pieces {
                     self.content.read(ByteRange { end, ..range }, &mut chunk)?;
                 }
             }
+        }
+        if !self.needs_content() {
+            // Here and not when the body is dropped, which is on the poll loop: closing a file that was
+            // deleted meanwhile frees it, and that takes time.
+            self.content = Content::Shared(Bytes::new());
         }
         Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
@@ -151,6 +162,23 @@ mod tests {
             assert_eq!(all(&mut pieces).unwrap(), content[1..]);
             assert!(pieces.is_empty());
         }
+    }
+
+    #[test]
+    fn a_file_is_closed_with_its_last_chunk() {
+        let content = content(2 * CHUNK_BYTES);
+        let range = |start, end| Piece::Range(ByteRange { start, end });
+        let end = content.len() as u64;
+        // The text after it makes a chunk of its own.
+        let pieces = [range(0, end), Piece::Text(b"end".to_vec())];
+        let streams = Streams::new(1);
+        let source = Content::File(file(&content), streams.start().unwrap());
+        let mut pieces = Pieces::new(source, pieces);
+        assert!(pieces.next_chunk().is_ok() && streams.start().is_none());
+        assert!(pieces.next_chunk().is_ok() && streams.start().is_some());
+        assert!(matches!(pieces.content, Content::Shared(_)));
+        assert_eq!(pieces.next_chunk().unwrap().unwrap(), "end");
+        assert_eq!(pieces.next_chunk().unwrap(), None);
     }
 
     #[test]
