@@ -12,6 +12,7 @@
 
 pub mod answer;
 pub mod cache;
+pub mod clock;
 pub mod conditions;
 pub mod date;
 pub mod descriptors;

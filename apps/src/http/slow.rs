@@ -11,6 +11,7 @@ use interruptlet::pool::{Body, Deferred, Responder, Response, SlowPath};
 use super::Site;
 use super::answer::{Asked, Exchange, Status, sort};
 use super::cache::Entry;
+use super::clock::LoopClock;
 use super::date;
 use super::descriptors::StreamPermit;
 use super::files::{Identity, Kind, Opened, Refused};
@@ -32,6 +33,7 @@ const WARN_EVERY_MICROS: i64 = 1_000_000;
 #[derive(Debug)]
 pub struct Slow {
     site: Arc<Site>,
+    clock: LoopClock,
     warned_at: AtomicI64,
 }
 
@@ -49,6 +51,7 @@ impl Slow {
     pub fn new(site: Arc<Site>) -> Self {
         Self {
             site,
+            clock: LoopClock::start(),
             warned_at: AtomicI64::new(i64::MIN),
         }
     }
@@ -102,8 +105,10 @@ impl Slow {
         }
     }
 
-    /// Finds the file as it is now: in the cache if it is still the same, else on the disk.
+    /// Finds the file as it is after `now`: in the cache if it is still the same, else on the disk.
     fn find(&self, path: &[u8], now: i64) -> Result<Found, Refused> {
+        // The time before any look. The request came earlier, perhaps much, as far as there is a queue.
+        let looked_at = self.clock.now(now);
         let cache = &self.site.cache;
         let cached = cache.get(path);
         if let Some(entry) = &cached {
@@ -115,11 +120,11 @@ impl Slow {
                 && identity == entry.identity
                 && !entry.is_racy
             {
-                entry.validated(now);
+                entry.validated(looked_at);
                 return Ok(Found::Cached(entry.clone()));
             }
         }
-        let found = self.load(path, now);
+        let found = self.load(path, looked_at);
         let Some(entry) = cached else { return found };
         match &found {
             Ok(Found::Cached(_)) => {}
@@ -144,8 +149,8 @@ impl Slow {
                 .is_ok()
     }
 
-    /// Reads a file, into the cache if it may go there.
-    fn load(&self, path: &[u8], now: i64) -> Result<Found, Refused> {
+    /// Reads a file after `looked_at`, into the cache if it may go there.
+    fn load(&self, path: &[u8], looked_at: i64) -> Result<Found, Refused> {
         let (file, mut identity) = match self.site.root.open_file(path)? {
             Opened::File(file, identity) => (file, identity),
             Opened::Directory => return Ok(Found::Directory),
@@ -172,7 +177,7 @@ impl Slow {
                 reservation.fill(body),
                 identity,
                 is_racy,
-                now,
+                looked_at,
             ));
             self.site.cache.insert(path, entry.clone());
             return Ok(Found::Cached(entry));

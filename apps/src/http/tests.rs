@@ -504,6 +504,22 @@ fn nothing_old_is_served_unseen() {
 }
 
 #[test]
+fn a_look_counts_from_when_it_was_made() {
+    let mut server = Server::new();
+    let start = std::time::Instant::now();
+    server.get("/none");
+    // This request waits for half a second in the queue of the slow path.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.get("/a.txt");
+    let waited = start.elapsed().as_micros() as i64;
+    server.now += 500 * MILLISECOND + 399 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").by, By::Fast);
+    // But not from later.
+    server.now += waited - 500 * MILLISECOND + MILLISECOND;
+    assert!(server.defers("/a.txt"));
+}
+
+#[test]
 fn an_unchanged_file_is_not_read_again() {
     let mut server = Server::new();
     let Ok(Kind::File(identity)) = server.site.root.kind(b"a.txt") else {
@@ -592,7 +608,7 @@ fn files_that_are_being_sent_leave_descriptors_for_others() {
     let kept = server.get("/a.txt");
     assert_eq!((kept.by, &kept.body[..]), (By::Slow, &b"0123456789"[..]));
     assert_eq!(server.site.cache().size().0, 1);
-    server.now += 400 * MILLISECOND;
+    server.now += 500 * MILLISECOND;
     assert_eq!(server.get("/a.txt").status(), 503);
     drop(being_sent);
     assert_eq!(server.get("/a.txt").body.len(), 1_000_000);
