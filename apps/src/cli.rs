@@ -29,7 +29,8 @@ pub struct HttpdArgs {
     /// Directory to serve; nothing outside of it is ever read
     ///
     /// Symbolic links in it are followed as far as they stay inside. Absolute ones are refused with 403,
-    /// even if they lead back into it: make links relative.
+    /// even if they lead back into it: make links relative. If DIR itself is replaced, as a link that is
+    /// pointed elsewhere, the new directory is served within about a second.
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
 

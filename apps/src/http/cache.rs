@@ -270,6 +270,16 @@ impl SharedCache {
         drop(removed);
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        let mut contents = self.lock();
+        contents.bytes = 0;
+        let empty = LruCache::unbounded_with_hasher(ahash::RandomState::new());
+        let removed = std::mem::replace(&mut contents.paths, empty);
+        drop(contents);
+        drop(removed);
+    }
+
     /// The number of entries and the bytes that they cost.
     pub fn size(&self) -> (usize, usize) {
         let contents = self.lock();
@@ -380,6 +390,11 @@ mod tests {
         let new = Arc::downgrade(&cache.get(b"a").unwrap());
         cache.remove(b"a");
         assert!(new.upgrade().is_none());
+        assert_eq!(cache.size(), (0, 0));
+        cache.insert(b"a", entry(1000, 0));
+        let last = Arc::downgrade(&cache.get(b"a").unwrap());
+        cache.clear();
+        assert!(last.upgrade().is_none());
         assert_eq!(cache.size(), (0, 0));
     }
 

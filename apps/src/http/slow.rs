@@ -110,6 +110,15 @@ impl Slow {
         // The time before any look. The request came earlier, perhaps much, as far as there is a queue.
         let looked_at = self.clock.now(now);
         let cache = &self.site.cache;
+        match self.site.root.follow() {
+            Ok(false) => {}
+            // What a thread reads from the old directory at this moment is found out at its next look.
+            Ok(true) => cache.clear(),
+            Err(error) if self.may_warn(now) => {
+                log::warn!("cannot look where --root leads, it is served as it was: {error}");
+            }
+            Err(_) => {}
+        }
         let cached = cache.get(path);
         if let Some(entry) = &cached {
             // Another thread was here a moment ago.

@@ -488,6 +488,26 @@ fn a_change_is_seen_within_a_second() {
 }
 
 #[test]
+fn another_root_under_the_same_path_is_seen_within_a_second() {
+    let mut server = Server::new();
+    let at = |name: &str| server.dir.path().join(name);
+    let (root, old, new) = (at("root"), at("old"), at("new"));
+    fs::create_dir(&new).unwrap();
+    fs::write(new.join("a.txt"), "new").unwrap();
+    server.get("/a.txt");
+    server.get("/index.html");
+    fs::rename(&root, old).unwrap();
+    // Between the two renames, the old one is served.
+    server.now += 900 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").body, b"0123456789");
+    fs::rename(new, &root).unwrap();
+    server.now += 900 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").body, b"new");
+    assert_eq!(server.site.cache().size().0, 1);
+    assert_eq!(server.get("/index.html").status(), 404);
+}
+
+#[test]
 fn nothing_old_is_served_unseen() {
     let mut server = Server::new();
     server.get("/a.txt");
