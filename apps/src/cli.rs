@@ -27,6 +27,10 @@ pub struct EchoArgs {
 #[command(name = "ilet-httpd", version, after_help = EXIT_CODES)]
 pub struct HttpdArgs {
     /// Directory to serve; nothing outside of it is ever read
+    ///
+    /// Symbolic links in it are followed as far as they stay inside. Absolute ones are refused with 403,
+    /// even if they lead back into it: make links relative. If DIR itself is replaced, as a link that is
+    /// pointed elsewhere, the new directory is served within about a second.
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
 
@@ -35,6 +39,8 @@ pub struct HttpdArgs {
     pub port: u16,
 
     /// Memory for cached files, in bytes or with a suffix K, M or G; 0 reads every file from disk
+    ///
+    /// Evicted files that slow clients are still being sent may take as much again.
     #[arg(long, value_name = "N", default_value = "64M", value_parser = byte_count)]
     pub cache_bytes: usize,
 
@@ -59,7 +65,10 @@ pub struct StackArgs {
     #[arg(long = "address", value_name = "CIDR", required = true)]
     pub addresses: Vec<Cidr>,
 
-    /// Router towards everybody else; one for each IP version; repeatable
+    /// Router for connections that the stack opens; one for each IP version; repeatable
+    ///
+    /// A server needs none to answer: answers go back to where the frame of the request came from. It is
+    /// checked and kept for what the stack may open itself.
     #[arg(long = "gateway", value_name = "IP")]
     pub gateways: Vec<IpAddr>,
 

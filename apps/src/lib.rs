@@ -6,4 +6,5 @@
 pub mod cli;
 pub mod echo;
 pub mod http;
+pub mod printer;
 pub mod serve;

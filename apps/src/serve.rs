@@ -14,6 +14,7 @@ use signal_hook::flag;
 
 use crate::cli::{Misuse, StackArgs};
 use crate::http::files::RootError;
+use crate::printer::Printer;
 
 /// How long requests in progress may take after a signal.
 const GRACE: Duration = Duration::from_secs(10);
@@ -40,6 +41,9 @@ pub enum Failure {
         "cannot watch for signals: {0}; this is unusual, see whether the system is short of memory"
     )]
     Signals(io::Error),
+    /// The system has no thread left.
+    #[error("cannot start the thread that prints: {0}; see the limits of processes and memory")]
+    Printer(io::Error),
     /// A frame was lost.
     #[error(
         "frames were not conserved: a defect of this program, please report it with the counters"
@@ -69,11 +73,12 @@ pub fn exit_code(result: Result<(), Failure>) -> ExitCode {
 pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Failure> {
     log_to_stderr();
     let told_to_end = signals().map_err(Failure::Signals)?;
+    let printer = Printer::start(io::stdout()).map_err(Failure::Printer)?;
     let mut stack = builder.start()?;
     let addresses: Vec<String> = args.addresses.iter().map(ToString::to_string).collect();
     let (interface, addresses) = (&args.interface, addresses.join(", "));
     let facts = stack.facts();
-    print(&format!(
+    printer.print(format!(
         "ready: {services} of {addresses} on {interface}, {facts}\n"
     ));
 
@@ -90,12 +95,12 @@ pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Fai
             .is_some_and(|every| reported_at.elapsed() >= every)
         {
             reported_at = Instant::now();
-            print(&Lines(&stack.report()).to_string());
+            printer.print(Lines(&stack.report()).to_string());
         }
         std::thread::sleep(LOOK_EVERY);
     };
     let report = stack.shutdown(GRACE);
-    print(&Lines(&report).to_string());
+    printer.finish(Lines(&report).to_string());
     ended?;
     if report.conserved {
         Ok(())
@@ -113,14 +118,6 @@ fn signals() -> io::Result<Arc<AtomicBool>> {
         flag::register(signal, raised.clone())?;
     }
     Ok(raised)
-}
-
-/// Prints at once. Output that nobody takes must not stop the server.
-fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
 }
 
 /// A report in lines that scripts can read: `counter NAME VALUE` and `xdp NAME VALUE` for what is not
@@ -164,7 +161,8 @@ impl log::Log for StderrLog {
     fn flush(&self) {}
 }
 
-fn log_to_stderr() {
+/// Warnings go to standard error from here on.
+pub fn log_to_stderr() {
     // Fails only if there is a logger already, which will do.
     if log::set_logger(&StderrLog).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);

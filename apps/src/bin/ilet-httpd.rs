@@ -7,6 +7,7 @@ use clap::Parser;
 use interruptlet::{Duration, Stack, StreamService};
 use interruptlet_apps::cli::HttpdArgs;
 use interruptlet_apps::http::Site;
+use interruptlet_apps::http::descriptors;
 use interruptlet_apps::http::fast::Fast;
 use interruptlet_apps::http::slow::Slow;
 use interruptlet_apps::serve::{self, Failure};
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
 
 fn run(args: &HttpdArgs) -> Result<(), Failure> {
     let config = args.stack.config(args.threads.into())?;
+    serve::log_to_stderr();
+    descriptors::raise_limit();
     let site = Site::open(&args.root, args.cache_bytes)?;
     let slow = Arc::new(Slow::new(site.clone()));
     let service = StreamService {

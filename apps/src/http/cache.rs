@@ -7,7 +7,7 @@
 //!
 //! All times are microseconds of the loop's clock, which all workers share.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use bytes::Bytes;
@@ -29,6 +29,9 @@ const RECENCY_STEP_MICROS: i64 = 50_000;
 const MAX_SECOND_CHANCES: usize = 32;
 /// What an entry costs besides key, text and body: the structures, and the allocator's share.
 const OVERHEAD_BYTES: usize = size_of::<Entry>() + size_of::<Slot>() + 128;
+/// Bodies in memory may take this many times the budget. Content that is being sent when it is evicted
+/// stays until then, and slow readers would otherwise decide how much of that there is.
+const RESIDENT_FACTOR: usize = 2;
 /// However small the cache, files up to this size are worth keeping if they fit at all.
 const SMALL_FILE_BYTES: usize = 64 * 1024;
 
@@ -133,6 +136,44 @@ pub struct SharedCache {
     /// In bytes.
     budget: usize,
     contents: Mutex<Contents>,
+    /// The bytes of all bodies that are in memory, evicted ones that are being sent included.
+    resident: Arc<AtomicUsize>,
+}
+
+/// Memory for a body, counted as resident until it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    len: usize,
+    resident: Arc<AtomicUsize>,
+}
+
+impl Reservation {
+    /// The body, for which the memory is taken until nobody holds it any more.
+    pub fn fill(self, bytes: Vec<u8>) -> Bytes {
+        debug_assert_eq!(bytes.len(), self.len);
+        Bytes::from_owner(ResidentBody {
+            bytes,
+            _reservation: self,
+        })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.resident.fetch_sub(self.len, Ordering::Relaxed);
+    }
+}
+
+struct ResidentBody {
+    bytes: Vec<u8>,
+    /// After the bytes, which go first.
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for ResidentBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 type Paths = LruCache<Box<[u8]>, Slot, ahash::RandomState>;
@@ -155,7 +196,7 @@ struct Slot {
 
 impl SharedCache {
     /// A cache that takes at most `budget` bytes. Content that is being sent when it is evicted stays in
-    /// memory until then.
+    /// memory until then; with it, all bodies together take at most twice the budget.
     pub fn new(budget: usize) -> Self {
         Self {
             budget,
@@ -163,7 +204,20 @@ impl SharedCache {
                 paths: LruCache::unbounded_with_hasher(ahash::RandomState::new()),
                 bytes: 0,
             }),
+            resident: Arc::default(),
         }
+    }
+
+    /// Memory for a body of `len` bytes, unless slow readers hold too much already.
+    pub fn reserve(&self, len: usize) -> Option<Reservation> {
+        // Counts first, so that two threads cannot both take the last of it.
+        let reservation = Reservation {
+            len,
+            resident: self.resident.clone(),
+        };
+        let before = self.resident.fetch_add(len, Ordering::Relaxed);
+        let limit = self.budget.saturating_mul(RESIDENT_FACTOR);
+        (before.saturating_add(len) <= limit).then_some(reservation)
     }
 
     /// Files up to this size are kept: a few large ones must not push out everything else.
@@ -213,6 +267,16 @@ impl SharedCache {
     /// Forgets a path.
     pub fn remove(&self, path: &[u8]) {
         let removed = self.lock().remove(path);
+        drop(removed);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        let mut contents = self.lock();
+        contents.bytes = 0;
+        let empty = LruCache::unbounded_with_hasher(ahash::RandomState::new());
+        let removed = std::mem::replace(&mut contents.paths, empty);
+        drop(contents);
         drop(removed);
     }
 
@@ -327,6 +391,11 @@ mod tests {
         cache.remove(b"a");
         assert!(new.upgrade().is_none());
         assert_eq!(cache.size(), (0, 0));
+        cache.insert(b"a", entry(1000, 0));
+        let last = Arc::downgrade(&cache.get(b"a").unwrap());
+        cache.clear();
+        assert!(last.upgrade().is_none());
+        assert_eq!(cache.size(), (0, 0));
     }
 
     #[test]
@@ -345,6 +414,21 @@ mod tests {
         assert_eq!(SharedCache::new(64 << 20).max_file_bytes(), 8 << 20);
         assert_eq!(SharedCache::new(100 << 10).max_file_bytes(), 64 << 10);
         assert_eq!(SharedCache::new(1000).max_file_bytes(), 1000);
+    }
+
+    #[test]
+    fn evicted_bodies_count_until_they_are_sent() {
+        let cache = SharedCache::new(1000);
+        let body = cache.reserve(1500).unwrap().fill(vec![7; 1500]);
+        let being_sent = body.slice(100..101);
+        drop(body);
+        assert!(cache.reserve(501).is_none());
+        // What was refused does not count.
+        assert!(cache.reserve(500).is_some());
+        assert_eq!(being_sent, [7][..]);
+        drop(being_sent);
+        assert!(cache.reserve(2000).is_some());
+        assert!(SharedCache::new(0).reserve(0).is_some());
     }
 
     #[test]

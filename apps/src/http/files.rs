@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use cap_std::ambient_authority;
@@ -17,10 +18,18 @@ use super::answer::Status;
 /// A change this soon after another might get the same times, on file systems that round them.
 const RACY: Duration = Duration::from_secs(2);
 
-/// The directory that is served. It stays the same directory even if its name is given to another.
+/// The directory that is served: whichever its path leads to, once [`Root::follow`] has seen that.
 #[derive(Debug)]
 pub struct Root {
+    path: PathBuf,
+    dir: RwLock<Arc<RootDir>>,
+}
+
+#[derive(Debug)]
+struct RootDir {
     dir: Dir,
+    /// Device and inode. They are given to no other directory as long as this one is open.
+    id: (u64, u64),
 }
 
 /// Why there is nothing to serve.
@@ -70,6 +79,9 @@ pub enum Refused {
     /// It leads nowhere.
     #[error("not there")]
     NotFound,
+    /// Too many files are being sent.
+    #[error("as many files as may be open are being sent")]
+    TooMany,
     /// The system failed.
     #[error(transparent)]
     Failed(io::Error),
@@ -81,8 +93,21 @@ impl Refused {
         match self {
             Self::Forbidden => Status::Forbidden,
             Self::NotFound => Status::NotFound,
-            Self::Failed(error) if is_exhaustion(error) => Status::ServiceUnavailable,
+            Self::TooMany => Status::ServiceUnavailable,
+            Self::Failed(_) if self.is_exhaustion() => Status::ServiceUnavailable,
             Self::Failed(_) => Status::InternalServerError,
+        }
+    }
+
+    /// Out of descriptors or memory: it may work a moment later.
+    pub fn is_exhaustion(&self) -> bool {
+        match self {
+            Self::TooMany => true,
+            Self::Failed(error) => matches!(
+                Errno::from_io_error(error),
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+            ),
+            Self::Forbidden | Self::NotFound => false,
         }
     }
 }
@@ -104,31 +129,44 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Out of descriptors or memory: it may work a moment later.
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
-    )
-}
-
 impl Root {
     /// Opens the directory to serve.
     ///
     /// # Errors
     /// When it is no directory or cannot be read.
     pub fn open(path: &Path) -> Result<Self, RootError> {
-        let opened = Dir::open_ambient_dir(path, ambient_authority()).and_then(|dir| {
-            dir.entries()?;
-            Ok(dir)
-        });
-        match opened {
-            Ok(dir) => Ok(Self { dir }),
-            Err(why) => Err(RootError {
-                path: path.into(),
-                why,
+        let path = path.to_owned();
+        match RootDir::open(&path) {
+            Ok(dir) => Ok(Self {
+                path,
+                dir: RwLock::new(Arc::new(dir)),
             }),
+            Err(why) => Err(RootError { path, why }),
         }
+    }
+
+    /// Looks where the path leads now, as after a symbolic link was replaced. Says whether that is
+    /// another directory than before, which is served from now on.
+    ///
+    /// # Errors
+    /// When it leads to nothing that can be served. The directory stays the one from before.
+    pub fn follow(&self) -> io::Result<bool> {
+        if RootDir::id_at(&self.path)? == self.dir().id {
+            return Ok(false);
+        }
+        let opened = Arc::new(RootDir::open(&self.path)?);
+        let mut dir = self.dir.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been here meanwhile.
+        let is_new = dir.id != opened.id;
+        *dir = opened;
+        Ok(is_new)
+    }
+
+    fn dir(&self) -> Arc<RootDir> {
+        self.dir
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What is at `path`, which is relative to the root.
@@ -136,7 +174,7 @@ impl Root {
     /// # Errors
     /// See [`Refused`].
     pub fn kind(&self, path: &[u8]) -> Result<Kind, Refused> {
-        kind_of(&self.dir.metadata(os_path(path))?)
+        self.dir().kind(path)
     }
 
     /// Opens what is at `path` for reading.
@@ -144,19 +182,40 @@ impl Root {
     /// # Errors
     /// See [`Refused`].
     pub fn open_file(&self, path: &[u8]) -> Result<Opened, Refused> {
+        let root = self.dir();
         // Opening a device can have effects, so it is looked at first.
-        if self.kind(path)? == Kind::Directory {
+        if root.kind(path)? == Kind::Directory {
             return Ok(Opened::Directory);
         }
         let mut options = OpenOptions::new();
         // If it has become a FIFO meanwhile: never wait for a writer.
         let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
         options.read(true).custom_flags(flags.bits() as i32);
-        let file = self.dir.open_with(os_path(path), &options)?;
+        let file = root.dir.open_with(os_path(path), &options)?;
         match kind_of(&file.metadata()?)? {
             Kind::File(identity) => Ok(Opened::File(file.into_std(), identity)),
             Kind::Directory => Ok(Opened::Directory),
         }
+    }
+}
+
+impl RootDir {
+    fn open(path: &Path) -> io::Result<Self> {
+        let dir = Dir::open_ambient_dir(path, ambient_authority())?;
+        dir.entries()?;
+        let metadata = dir.dir_metadata()?;
+        let id = (metadata.dev(), metadata.ino());
+        Ok(Self { dir, id })
+    }
+
+    fn id_at(path: &Path) -> io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = std::fs::metadata(path)?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    fn kind(&self, path: &[u8]) -> Result<Kind, Refused> {
+        kind_of(&self.dir.metadata(os_path(path))?)
     }
 }
 
@@ -289,6 +348,18 @@ mod tests {
     }
 
     #[test]
+    fn what_may_work_a_moment_later() {
+        let failed = |errno: Errno| Refused::from(io::Error::from(errno));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(failed(errno).is_exhaustion());
+            assert_eq!(failed(errno).status(), Status::ServiceUnavailable);
+        }
+        assert!(!failed(Errno::IO).is_exhaustion());
+        assert_eq!(failed(Errno::IO).status(), Status::InternalServerError);
+        assert!(!failed(Errno::NOENT).is_exhaustion());
+    }
+
+    #[test]
     fn a_root_that_is_none() {
         let (dir, _root) = site();
         for name in ["nowhere", "secret"] {
@@ -298,6 +369,28 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn the_root_is_where_its_path_leads() {
+        let (dir, _root) = site();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("next")).unwrap();
+        fs::write(at("next/b.txt"), "b").unwrap();
+        symlink("root", at("current")).unwrap();
+        let root = Root::open(&at("current")).unwrap();
+        assert!(!root.follow().unwrap());
+        symlink("next", at("swap")).unwrap();
+        fs::rename(at("swap"), at("current")).unwrap();
+        assert!(root.kind(b"a.txt").is_ok());
+        assert!(root.follow().unwrap());
+        assert!(!root.follow().unwrap());
+        assert!(root.kind(b"a.txt").is_err() && root.open_file(b"b.txt").is_ok());
+        // It leads nowhere, or not to a directory: what was there before stays.
+        fs::remove_file(at("current")).unwrap();
+        assert!(root.follow().is_err() && root.kind(b"b.txt").is_ok());
+        symlink("secret", at("current")).unwrap();
+        assert!(root.follow().is_err() && root.kind(b"b.txt").is_ok());
     }
 
     #[test]

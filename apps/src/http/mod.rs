@@ -12,8 +12,10 @@
 
 pub mod answer;
 pub mod cache;
+pub mod clock;
 pub mod conditions;
 pub mod date;
+pub mod descriptors;
 pub mod fast;
 pub mod files;
 pub mod plan;
@@ -33,6 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cache::SharedCache;
+use descriptors::Streams;
 use files::{Root, RootError};
 
 /// What all handlers of one server share.
@@ -40,6 +43,7 @@ use files::{Root, RootError};
 pub struct Site {
     root: Root,
     cache: SharedCache,
+    streams: Streams,
     boundary: String,
 }
 
@@ -49,11 +53,17 @@ impl Site {
     /// # Errors
     /// When `root` is no directory that can be read.
     pub fn open(root: &Path, cache_bytes: usize) -> Result<Arc<Self>, RootError> {
+        Self::with_streams(root, cache_bytes, descriptors::streams_allowed())
+    }
+
+    /// The same with at most `streams` files that are sent from the disk at a time.
+    fn with_streams(root: &Path, cache_bytes: usize, streams: u64) -> Result<Arc<Self>, RootError> {
         // Not to be guessed by who writes the files, or a file could pretend to be another part.
         let random = || RandomState::new().hash_one(0_u8);
         Ok(Arc::new(Self {
             root: Root::open(root)?,
             cache: SharedCache::new(cache_bytes),
+            streams: Streams::new(streams),
             boundary: format!("{:016x}{:016x}", random(), random()),
         }))
     }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -10,7 +11,9 @@ use interruptlet::pool::{Body, Deferred, Responder, Response, SlowPath};
 use super::Site;
 use super::answer::{Asked, Exchange, Status, sort};
 use super::cache::Entry;
+use super::clock::LoopClock;
 use super::date;
+use super::descriptors::StreamPermit;
 use super::files::{Identity, Kind, Opened, Refused};
 use super::plan::{self, Plan};
 use super::range::ByteRange;
@@ -23,17 +26,22 @@ use super::target::{Target, directory_location, file_path};
 /// How often a file that changes while it is read is read again before it is sent as it comes.
 const READ_ATTEMPTS: usize = 3;
 
+/// A system in trouble fails for every request: one line in this time is enough.
+const WARN_EVERY_MICROS: i64 = 1_000_000;
+
 /// The HTTP handler of the slow path's threads.
 #[derive(Debug)]
 pub struct Slow {
     site: Arc<Site>,
+    clock: LoopClock,
+    warned_at: AtomicI64,
 }
 
 /// A file ready to be sent.
 enum Found {
     Cached(Arc<Entry>),
-    /// Too large for the cache, or changing too fast.
-    OnDisk(std::fs::File, Representation),
+    /// Too large for the cache or for what is left of the memory, or changing too fast.
+    OnDisk(std::fs::File, StreamPermit, Representation),
     /// A directory that was asked for like a file.
     Directory,
 }
@@ -41,7 +49,11 @@ enum Found {
 impl Slow {
     /// A handler for all threads.
     pub fn new(site: Arc<Site>) -> Self {
-        Self { site }
+        Self {
+            site,
+            clock: LoopClock::start(),
+            warned_at: AtomicI64::new(i64::MIN),
+        }
     }
 
     /// Answers the request in `bytes`, taken up by the loop at `now` (in microseconds of its clock).
@@ -75,8 +87,8 @@ impl Slow {
                 let content = Content::Shared(entry.body.clone());
                 Ok(self.response(request, &entry.representation, content))
             }
-            Ok(Found::OnDisk(file, representation)) => {
-                Ok(self.response(request, &representation, Content::File(file)))
+            Ok(Found::OnDisk(file, permit, representation)) => {
+                Ok(self.response(request, &representation, Content::File(file, permit)))
             }
             Ok(Found::Directory) => {
                 let location = directory_location(&path, target.query);
@@ -84,18 +96,29 @@ impl Slow {
                 Ok(small(exchange, Status::MovedPermanently, detail))
             }
             Err(refused) => {
-                if let Refused::Failed(error) = &refused {
+                if matches!(refused, Refused::Failed(_) | Refused::TooMany) && self.may_warn(now) {
                     // Escaped: the client chose the name.
-                    log::warn!("{:?}: {error}", String::from_utf8_lossy(&path));
+                    log::warn!("{:?}: {refused}", String::from_utf8_lossy(&path));
                 }
                 Err(refused.status())
             }
         }
     }
 
-    /// Finds the file as it is now: in the cache if it is still the same, else on the disk.
+    /// Finds the file as it is after `now`: in the cache if it is still the same, else on the disk.
     fn find(&self, path: &[u8], now: i64) -> Result<Found, Refused> {
+        // The time before any look. The request came earlier, perhaps much, as far as there is a queue.
+        let looked_at = self.clock.now(now);
         let cache = &self.site.cache;
+        match self.site.root.follow() {
+            Ok(false) => {}
+            // What a thread reads from the old directory at this moment is found out at its next look.
+            Ok(true) => cache.clear(),
+            Err(error) if self.may_warn(now) => {
+                log::warn!("cannot look where --root leads, it is served as it was: {error}");
+            }
+            Err(_) => {}
+        }
         let cached = cache.get(path);
         if let Some(entry) = &cached {
             // Another thread was here a moment ago.
@@ -106,19 +129,37 @@ impl Slow {
                 && identity == entry.identity
                 && !entry.is_racy
             {
-                entry.validated(now);
+                entry.validated(looked_at);
                 return Ok(Found::Cached(entry.clone()));
             }
         }
-        let found = self.load(path, now);
-        if cached.is_some() && !matches!(found, Ok(Found::Cached(_))) {
-            cache.remove(path);
+        let found = self.load(path, looked_at);
+        let Some(entry) = cached else { return found };
+        match &found {
+            Ok(Found::Cached(_)) => {}
+            // Nobody can look now, which says nothing about the file.
+            Err(refused) if refused.is_exhaustion() && entry.is_usable(now) => {
+                return Ok(Found::Cached(entry));
+            }
+            Err(Refused::Failed(_) | Refused::TooMany) => {}
+            // It is something else now, or gone.
+            Ok(_) | Err(Refused::NotFound | Refused::Forbidden) => cache.remove(path),
         }
         found
     }
 
-    /// Reads a file, into the cache if it may go there.
-    fn load(&self, path: &[u8], now: i64) -> Result<Found, Refused> {
+    /// Whether it is time for another line about a failing system.
+    fn may_warn(&self, now: i64) -> bool {
+        let before = self.warned_at.load(Ordering::Relaxed);
+        now.saturating_sub(before) >= WARN_EVERY_MICROS
+            && self
+                .warned_at
+                .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// Reads a file after `looked_at`, into the cache if it may go there.
+    fn load(&self, path: &[u8], looked_at: i64) -> Result<Found, Refused> {
         let (file, mut identity) = match self.site.root.open_file(path)? {
             Opened::File(file, identity) => (file, identity),
             Opened::Directory => return Ok(Found::Directory),
@@ -127,6 +168,9 @@ impl Slow {
             if identity.len > self.site.cache.max_file_bytes() as u64 {
                 break;
             }
+            let Some(reservation) = self.site.cache.reserve(identity.len as usize) else {
+                break;
+            };
             // Before the reading: a change during it must count as recent.
             let is_racy = identity.is_racy(SystemTime::now());
             let mut body = vec![0; identity.len as usize];
@@ -139,16 +183,17 @@ impl Slow {
             read?;
             let entry = Arc::new(Entry::new(
                 representation(path, &identity),
-                body.into(),
+                reservation.fill(body),
                 identity,
                 is_racy,
-                now,
+                looked_at,
             ));
             self.site.cache.insert(path, entry.clone());
             return Ok(Found::Cached(entry));
         }
+        let permit = self.site.streams.start().ok_or(Refused::TooMany)?;
         let representation = representation(path, &identity);
-        Ok(Found::OnDisk(file, representation))
+        Ok(Found::OnDisk(file, permit, representation))
     }
 
     fn response(
@@ -205,7 +250,9 @@ fn body_of_range(content: Content, range: ByteRange) -> Body {
     }
     match content {
         Content::Shared(bytes) => Body::Content(slice(&bytes, range)),
-        content => Body::Source(Box::new(Pieces::new(content, [Piece::Range(range)]))),
+        content @ Content::File(..) => {
+            Body::Source(Box::new(Pieces::new(content, [Piece::Range(range)])))
+        }
     }
 }
 
@@ -242,5 +289,20 @@ fn small(exchange: Exchange, status: Status, detail: Detail<'_>) -> Response {
         head,
         body: Body::Empty,
         close: !exchange.keep_alive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_warning_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let slow = Slow::new(Site::open(dir.path(), 0).unwrap());
+        assert!(slow.may_warn(0));
+        assert!(!slow.may_warn(WARN_EVERY_MICROS - 1));
+        assert!(slow.may_warn(WARN_EVERY_MICROS));
+        assert!(!slow.may_warn(WARN_EVERY_MICROS));
     }
 }

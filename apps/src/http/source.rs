@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 use interruptlet::pool::BodySource;
 
+use super::descriptors::StreamPermit;
 use super::range::ByteRange;
 
 /// Bytes per chunk: what one slow client holds in memory.
@@ -18,8 +19,8 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 pub enum Content {
     /// Memory.
     Shared(Bytes),
-    /// The disk.
-    File(File),
+    /// The disk. The permit comes last, so that it goes when the file is closed.
+    File(File, StreamPermit),
 }
 
 impl Content {
@@ -31,7 +32,7 @@ impl Content {
                 let bytes = content.get(range.start as usize..range.end as usize);
                 chunk.extend_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             }
-            Self::File(file) => {
+            Self::File(file, _) => {
                 chunk.resize(start + range.len() as usize, 0);
                 file.read_exact_at(&mut chunk[start..], range.start)?;
             }
@@ -78,6 +79,12 @@ impl Pieces {
     pub fn is_empty(&self) -> bool {
         self.left.is_empty()
     }
+
+    fn needs_content(&self) -> bool {
+        self.left
+            .iter()
+            .any(|piece| matches!(piece, Piece::Range(_)))
+    }
 }
 
 impl BodySource for Pieces {
@@ -101,6 +108,11 @@ impl BodySource for Pieces {
                 }
             }
         }
+        if !self.needs_content() {
+            // Here and not when the body is dropped, which is on the poll loop: closing a file that was
+            // deleted meanwhile frees it, and that takes time.
+            self.content = Content::Shared(Bytes::new());
+        }
         Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
 }
@@ -108,6 +120,7 @@ impl BodySource for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::descriptors::Streams;
     use std::io::Write;
 
     fn all(pieces: &mut Pieces) -> io::Result<Vec<u8>> {
@@ -125,6 +138,10 @@ mod tests {
         file
     }
 
+    fn permit() -> StreamPermit {
+        Streams::new(1).start().unwrap()
+    }
+
     fn content(len: usize) -> Vec<u8> {
         (0..len).map(|i| (i % 251) as u8).collect()
     }
@@ -137,7 +154,7 @@ mod tests {
             end: content.len() as u64,
         };
         for source in [
-            Content::File(file(&content)),
+            Content::File(file(&content), permit()),
             Content::Shared(content.clone().into()),
         ] {
             let mut pieces = Pieces::new(source, [Piece::Range(range)]);
@@ -145,6 +162,23 @@ mod tests {
             assert_eq!(all(&mut pieces).unwrap(), content[1..]);
             assert!(pieces.is_empty());
         }
+    }
+
+    #[test]
+    fn a_file_is_closed_with_its_last_chunk() {
+        let content = content(2 * CHUNK_BYTES);
+        let range = |start, end| Piece::Range(ByteRange { start, end });
+        let end = content.len() as u64;
+        // The text after it makes a chunk of its own.
+        let pieces = [range(0, end), Piece::Text(b"end".to_vec())];
+        let streams = Streams::new(1);
+        let source = Content::File(file(&content), streams.start().unwrap());
+        let mut pieces = Pieces::new(source, pieces);
+        assert!(pieces.next_chunk().is_ok() && streams.start().is_none());
+        assert!(pieces.next_chunk().is_ok() && streams.start().is_some());
+        assert!(matches!(pieces.content, Content::Shared(_)));
+        assert_eq!(pieces.next_chunk().unwrap().unwrap(), "end");
+        assert_eq!(pieces.next_chunk().unwrap(), None);
     }
 
     #[test]
@@ -172,12 +206,12 @@ mod tests {
         };
         let mut growing = file(&content);
         growing.write_all(b"more").unwrap();
-        let mut pieces = Pieces::new(Content::File(growing), [Piece::Range(range)]);
+        let mut pieces = Pieces::new(Content::File(growing, permit()), [Piece::Range(range)]);
         assert_eq!(all(&mut pieces).unwrap(), content);
 
         let shrinking = file(&content);
         let truncated = shrinking.try_clone().unwrap();
-        let mut pieces = Pieces::new(Content::File(shrinking), [Piece::Range(range)]);
+        let mut pieces = Pieces::new(Content::File(shrinking, permit()), [Piece::Range(range)]);
         assert!(pieces.next_chunk().is_ok());
         truncated.set_len(CHUNK_BYTES as u64 + 1).unwrap();
         assert_eq!(

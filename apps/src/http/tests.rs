@@ -94,6 +94,10 @@ impl Server {
     }
 
     fn with_cache(cache_bytes: usize) -> Self {
+        Self::with_limits(cache_bytes, u64::MAX)
+    }
+
+    fn with_limits(cache_bytes: usize, streams: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir_all(root.join("sub dir")).unwrap();
@@ -103,7 +107,7 @@ impl Server {
         fs::write(root.join("sub dir/index.html"), "sub").unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
         symlink("../secret", root.join("out")).unwrap();
-        let site = Site::open(&root, cache_bytes).unwrap();
+        let site = Site::with_streams(&root, cache_bytes, streams).unwrap();
         Self {
             fast: Fast::new(site.clone()),
             slow: Slow::new(site.clone()),
@@ -484,6 +488,26 @@ fn a_change_is_seen_within_a_second() {
 }
 
 #[test]
+fn another_root_under_the_same_path_is_seen_within_a_second() {
+    let mut server = Server::new();
+    let at = |name: &str| server.dir.path().join(name);
+    let (root, old, new) = (at("root"), at("old"), at("new"));
+    fs::create_dir(&new).unwrap();
+    fs::write(new.join("a.txt"), "new").unwrap();
+    server.get("/a.txt");
+    server.get("/index.html");
+    fs::rename(&root, old).unwrap();
+    // Between the two renames, the old one is served.
+    server.now += 900 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").body, b"0123456789");
+    fs::rename(new, &root).unwrap();
+    server.now += 900 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").body, b"new");
+    assert_eq!(server.site.cache().size().0, 1);
+    assert_eq!(server.get("/index.html").status(), 404);
+}
+
+#[test]
 fn nothing_old_is_served_unseen() {
     let mut server = Server::new();
     server.get("/a.txt");
@@ -497,6 +521,22 @@ fn nothing_old_is_served_unseen() {
     assert_eq!(server.get("/a.txt").status(), 404);
     assert_eq!(server.get("/a.txt").by, By::Slow);
     assert_eq!(server.site.cache().size(), (0, 0));
+}
+
+#[test]
+fn a_look_counts_from_when_it_was_made() {
+    let mut server = Server::new();
+    let start = std::time::Instant::now();
+    server.get("/none");
+    // This request waits for half a second in the queue of the slow path.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.get("/a.txt");
+    let waited = start.elapsed().as_micros() as i64;
+    server.now += 500 * MILLISECOND + 399 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").by, By::Fast);
+    // But not from later.
+    server.now += waited - 500 * MILLISECOND + MILLISECOND;
+    assert!(server.defers("/a.txt"));
 }
 
 #[test]
@@ -540,6 +580,58 @@ fn large_files_are_streamed() {
         (head.field("Content-Length"), head.body.len()),
         (Some("1000000"), 0)
     );
+    assert_eq!(server.site.cache().size().0, 0);
+}
+
+#[test]
+fn slow_readers_do_not_decide_how_much_is_in_memory() {
+    // Room for ten files, and for as many that are being sent.
+    let budget = 200_000;
+    let server = Server::with_cache(budget);
+    let mut held = Vec::new();
+    let (mut in_memory, mut from_disk) = (0, 0);
+    for number in 0..50 {
+        server.write(&format!("f{number}"), vec![b'x'; 20_000]);
+        let request = format!("GET /f{number} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let response = testing::serve(&server.slow, request.as_bytes(), &server.info()).unwrap();
+        match &response.body {
+            Body::Content(content) => in_memory += content.len(),
+            Body::Source(_) => from_disk += 1,
+            Body::Empty => panic!("no body"),
+        }
+        held.push(response);
+    }
+    assert!((budget..=2 * budget).contains(&in_memory), "{in_memory}");
+    assert_eq!(in_memory / 20_000 + from_disk, 50);
+    for response in held {
+        assert!(bytes_of(response).ends_with(&[b'x'; 20_000]));
+    }
+    // They are gone: the cache fills again.
+    let response = server.send_slowly("GET /f49 HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(response.status(), 200);
+    assert!(server.site.cache.get(b"f49").is_some());
+}
+
+#[test]
+fn files_that_are_being_sent_leave_descriptors_for_others() {
+    let mut server = Server::with_limits(CACHE_BYTES, 1);
+    server.write("large", vec![b'x'; 1_000_000]);
+    let request = b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n";
+    let being_sent = testing::serve(&server.slow, request, &server.info()).unwrap();
+    let refused = server.get("/large");
+    assert_eq!((refused.status(), refused.close), (503, false));
+    assert_eq!(refused.field("Retry-After"), Some("1"));
+    // Small ones go on, and so does what is in memory while nobody can look at the file.
+    assert_eq!(server.get("/a.txt").status(), 200);
+    server.write("a.txt", vec![b'x'; 1_000_000]);
+    server.now += 500 * MILLISECOND;
+    let kept = server.get("/a.txt");
+    assert_eq!((kept.by, &kept.body[..]), (By::Slow, &b"0123456789"[..]));
+    assert_eq!(server.site.cache().size().0, 1);
+    server.now += 500 * MILLISECOND;
+    assert_eq!(server.get("/a.txt").status(), 503);
+    drop(being_sent);
+    assert_eq!(server.get("/a.txt").body.len(), 1_000_000);
     assert_eq!(server.site.cache().size().0, 0);
 }
 
