@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use interruptlet_tests::echo::pattern;
 use interruptlet_tests::lab::VERSIONS;
+use interruptlet_tests::server::Launch;
 use interruptlet_tests::site::{Site, get};
+use interruptlet_tests::wait::expect_soon;
 
 /// A change on disk must be seen after this: the promise is a second.
 const A_SECOND: Duration = Duration::from_millis(1100);
@@ -201,5 +203,66 @@ fn more_files_than_the_cache_holds() {
             );
         }
     }
+    server.stop();
+}
+
+#[test]
+fn readers_that_take_their_time_leave_descriptors_for_others() {
+    let Some(site) = Site::new() else { return };
+    write_large(&site.root().join("large.bin"), 50);
+    // Far fewer than readers. A quarter is reserved.
+    let server = site
+        .launch()
+        .through(&["prlimit", "--nofile=64:64"])
+        // So that all but the large one goes into memory.
+        .with("--cache-bytes", (4 * MIB).to_string())
+        .start();
+    let mut slow: Vec<_> = (0..80).map(|_| site.connect()).collect();
+    for connection in &mut slow {
+        connection.send(get("/large.bin", ""));
+    }
+    let being_sent = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid()));
+        let links = descriptors.expect("the server's descriptors");
+        let links = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
+        links.filter(|to| to.ends_with("large.bin")).count()
+    };
+    expect_soon("as many files are sent as may be", || {
+        (being_sent() == 48).then_some(())
+    });
+    for _ in 0..12 {
+        site.assert_serves();
+        assert_eq!(site.get("/medium.bin", "").body.len(), 300_000);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let response = site.get("/large.bin", "");
+    assert_eq!(
+        (response.status, response.header("retry-after")),
+        (503, Some("1"))
+    );
+    drop(slow);
+    expect_soon("the files are closed", || (being_sent() == 0).then_some(()));
+    assert_eq!(site.get("/large.bin", "").status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_root_that_is_replaced_is_served_replaced() {
+    let Some(site) = Site::new() else { return };
+    let at = |name: &str| site.lab().directory().join(name);
+    let point_to = |release: &str| {
+        std::os::unix::fs::symlink(release, at("swap")).expect("make a link");
+        std::fs::rename(at("swap"), at("current")).expect("replace the link");
+    };
+    std::fs::create_dir(at("next")).expect("make a directory");
+    std::fs::write(at("next/small.txt"), "next").expect("write a file");
+    point_to("www");
+    let server = Launch::httpd(site.lab(), &at("current")).start();
+    assert_eq!(site.get("/small.txt", "").body, Site::SMALL.as_bytes());
+    assert_eq!(site.get("/medium.bin", "").status, 200);
+    point_to("next");
+    std::thread::sleep(A_SECOND);
+    assert_eq!(site.get("/small.txt", "").body, b"next");
+    assert_eq!(site.get("/medium.bin", "").status, 404);
     server.stop();
 }
