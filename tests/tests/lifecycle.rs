@@ -9,9 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use interruptlet_tests::echo::{
-    assert_serves, pattern, serve_one_by_kernel, tcp_exchange, tcp_round_trip,
-};
+use interruptlet_tests::echo::{assert_serves, pattern, serve_one_by_kernel, tcp_exchange};
 use interruptlet_tests::lab::{Lab, Options, SERVER_IF, VERSIONS, Version};
 use interruptlet_tests::report::Report;
 use interruptlet_tests::server::{ECHO_PORT, Launch};
@@ -206,20 +204,25 @@ fn sigterm_does_not_wait_for_ever_for_who_does_not_read() {
 }
 
 #[test]
-fn a_second_signal_while_draining_does_no_harm() {
-    let Some(lab) = Lab::new(Options::default()) else {
-        return;
-    };
-    let server = Launch::echo(&lab).start();
-    let stream = lab
-        .client()
-        .tcp(lab.server_at(Version::V4, ECHO_PORT))
-        .expect("connect");
-    tcp_round_trip(&stream, b"open while it ends");
+fn a_second_signal_ends_a_drain_at_once() {
+    let Some(site) = Site::new() else { return };
+    site.put("large.bin", pattern(8, 20 << 20));
+    let mut server = site.serve();
+    // A client that does not read on: without the second signal the drain would last its whole grace
+    // and then end well.
+    let mut download = site.connect();
+    download.send(get("/large.bin", ""));
+    download.read_some(1);
     server.terminate();
-    server.terminate();
-    server.finish();
-    assert!(!lab.xdp_attached());
+    // Signals that are sent while one is pending are one.
+    wait::until("a second signal to end the server", || {
+        server.terminate();
+        std::thread::sleep(Duration::from_millis(20));
+        server.exit_status().is_some()
+    });
+    let status = server.exit_status().expect("the server has ended");
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert!(!site.lab().xdp_attached());
 }
 
 #[test]
