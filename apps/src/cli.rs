@@ -142,7 +142,7 @@ impl From<Poll> for interruptlet::Poll {
     }
 }
 
-/// Options that are each right, but not together.
+/// Lists that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misuse {
     /// One core serves one queue.
@@ -161,19 +161,10 @@ pub enum Misuse {
         /// The value.
         value: String,
     },
-    /// An address that no server can have.
-    #[error("--address {0} cannot be a server's own: give a unicast address of the network")]
-    NotUnicast(Cidr),
-    /// A gateway that no address could use.
-    #[error("--gateway {0} is of an IP version that no --address is of: add one, or leave it out")]
-    UselessGateway(IpAddr),
-    /// Two gateways where one can be used.
-    #[error("--gateway {0} is the second of its IP version: give one for each version")]
-    SecondGateway(IpAddr),
 }
 
 impl StackArgs {
-    /// Checks what the options mean together, and fills in [`Self::cores`].
+    /// Checks the lists, and fills in [`Self::cores`]. What the values mean is the stack's to check.
     ///
     /// # Errors
     /// The first contradiction.
@@ -189,18 +180,6 @@ impl StackArgs {
         once("--cores", self.cores.iter())?;
         let addresses: Vec<IpAddr> = self.addresses.iter().map(|cidr| cidr.address).collect();
         once("--address", addresses.iter())?;
-        if let Some(net) = self.addresses.iter().find(|net| !is_own(net.address)) {
-            return Err(Misuse::NotUnicast(*net));
-        }
-        for (number, gateway) in self.gateways.iter().enumerate() {
-            if !addresses.iter().any(|a| a.is_ipv4() == gateway.is_ipv4()) {
-                return Err(Misuse::UselessGateway(*gateway));
-            }
-            let before = &self.gateways[..number];
-            if before.iter().any(|g| g.is_ipv4() == gateway.is_ipv4()) {
-                return Err(Misuse::SecondGateway(*gateway));
-            }
-        }
         Ok(self)
     }
 
@@ -242,11 +221,6 @@ fn once<'a, T: Eq + Hash + ToString + 'a>(
         }
     }
     Ok(())
-}
-
-fn is_own(address: IpAddr) -> bool {
-    let is_broadcast = address == IpAddr::from([255; 4]);
-    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || is_broadcast)
 }
 
 fn port() -> clap::builder::RangedI64ValueParser<u16> {
@@ -342,13 +316,6 @@ mod tests {
             (
                 "--address 192.0.2.1/24 --address 192.0.2.1/25",
                 "--address names 192.0.2.1 twice",
-            ),
-            ("--address 224.0.0.1/24", "unicast"),
-            ("--address 127.0.0.1/8", "unicast"),
-            ("--address 192.0.2.1/24 --gateway fe80::1", "IP version"),
-            (
-                "--address 192.0.2.1/24 --gateway 192.0.2.2 --gateway 192.0.2.3",
-                "second",
             ),
         ] {
             let line = stack(options).unwrap_err().to_string();

@@ -292,6 +292,21 @@ mod tests {
     }
 
     #[test]
+    fn gateways_have_an_address_of_their_version_and_no_rival() {
+        let with_gateways = |gateways: &[&str]| {
+            let mut config = Config::new("eth0");
+            config.addresses = vec!["192.0.2.1/24".parse().unwrap()];
+            config.gateways = gateways.iter().map(|ip| ip.parse().unwrap()).collect();
+            values(&config)
+        };
+        with_gateways(&["192.0.2.254"]).unwrap();
+        for gateways in [&["fe80::1"][..], &["192.0.2.2", "192.0.2.3"]] {
+            let error = with_gateways(gateways).unwrap_err();
+            assert!(matches!(error, StartError::Gateway(_)), "{gateways:?}");
+        }
+    }
+
+    #[test]
     fn a_port_has_one_service_and_a_stack_at_least_one() {
         services(&[80, 443], &[80]).unwrap();
         assert!(matches!(services(&[], &[]), Err(StartError::NoService)));
