@@ -14,31 +14,11 @@ pub(crate) struct Device<'a> {
     pub(crate) egress: &'a mut Egress,
     /// Written in front of every packet sent.
     pub(crate) link: &'a LinkHeader,
-    pub(crate) facts: &'a DeviceFacts,
+    /// Bytes of an IP packet at most.
+    pub(crate) ip_mtu: usize,
     pub(crate) counters: &'a Counters,
     /// Packets that smoltcp sent through this device.
     pub(crate) sent: usize,
-}
-
-/// What does not change from call to call.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct DeviceFacts {
-    /// Bytes of an IP packet at most.
-    pub(crate) ip_mtu: usize,
-}
-
-impl DeviceFacts {
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.ip_mtu;
-        // `wire::parse` has verified what comes in.
-        let mut checksum = ChecksumCapabilities::default();
-        checksum.ipv4 = phy::Checksum::Tx;
-        checksum.tcp = phy::Checksum::Tx;
-        capabilities.checksum = checksum;
-        capabilities
-    }
 }
 
 impl phy::Device for Device<'_> {
@@ -66,7 +46,15 @@ impl phy::Device for Device<'_> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        self.facts.capabilities()
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.ip_mtu;
+        // `wire::parse` has verified what comes in.
+        let mut checksum = ChecksumCapabilities::default();
+        checksum.ipv4 = phy::Checksum::Tx;
+        checksum.tcp = phy::Checksum::Tx;
+        capabilities.checksum = checksum;
+        capabilities
     }
 }
 

@@ -125,9 +125,7 @@ fn run_stream(
     };
     // Until the outcome is known, an unwinding handler abandons the request.
     let abandon = Responder::new(reply_to.clone());
-    let len = request.bytes().len();
-    let mut buffer = request.bytes().to_vec();
-    buffer.resize(len + IN_PLACE_ROOM_BYTES, 0);
+    let (mut buffer, len) = with_room(request);
     let mut outbox = Outbox::default();
     let outcome = {
         let mut handler = handler.lock().unwrap_or_else(|broken| broken.into_inner());
@@ -176,9 +174,7 @@ fn run_datagram(
     reply_to: ReplyTo,
 ) {
     let responder = Responder::new(reply_to);
-    let len = request.bytes().len();
-    let mut buffer = request.bytes().to_vec();
-    buffer.resize(len + IN_PLACE_ROOM_BYTES, 0);
+    let (mut buffer, len) = with_room(&request);
     let mut outbox = Outbox::default();
     let outcome = {
         let mut handler = handler.lock().unwrap_or_else(|broken| broken.into_inner());
@@ -207,6 +203,15 @@ fn run_datagram(
             }
         }
     }
+}
+
+/// A copy of the request's bytes with room behind them, and their number.
+fn with_room(request: &Deferred) -> (Vec<u8>, usize) {
+    let len = request.bytes().len();
+    let mut buffer = Vec::with_capacity(len + IN_PLACE_ROOM_BYTES);
+    buffer.extend_from_slice(request.bytes());
+    buffer.resize(len + IN_PLACE_ROOM_BYTES, 0);
+    (buffer, len)
 }
 
 fn response_of(outbox: Outbox, close: bool) -> Response {

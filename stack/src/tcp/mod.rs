@@ -25,7 +25,7 @@ use self::connection::{Connection, Phase, Status, Window};
 use self::engine::Engine;
 use crate::arena::{Frame, FrameMemory};
 use crate::config::{Cidr, ENGINE_RX_BYTES, Limits, SCRATCH_ROOM_BYTES};
-use crate::device::{Device, DeviceFacts};
+use crate::device::Device;
 use crate::egress::Egress;
 use crate::flow::{FlowId, FlowTable};
 use crate::interruptlet::{Outbox, StreamInterruptlet};
@@ -65,7 +65,7 @@ pub(crate) struct Turn<'a> {
 /// What all connections of a core share.
 pub(crate) struct Resources {
     interface: Interface,
-    facts: DeviceFacts,
+    ip_mtu: usize,
     memory: Arc<FrameMemory>,
     ports: Vec<StreamPort>,
     outbox: Outbox,
@@ -130,15 +130,14 @@ impl Tcp {
         egress: &mut Egress,
         now: Instant,
     ) -> Self {
-        let facts = DeviceFacts { ip_mtu };
-        let interface = new_interface(facts, addresses, split_seed(seed, 1), egress, now);
+        let interface = new_interface(ip_mtu, addresses, split_seed(seed, 1), egress, now);
         let memory = egress.arena.memory();
         Self {
             flows: FlowTable::new(limits.flows, split_seed(seed, 2)),
             timers: TimerWheel::new(now, limits.flows),
             resources: Resources {
                 interface,
-                facts,
+                ip_mtu,
                 memory,
                 ports,
                 outbox: Outbox::with_capacity(ip_mtu),
@@ -396,7 +395,7 @@ impl Tcp {
             received: Some(packet),
             egress: turn.egress,
             link: &segment.link,
-            facts: &self.resources.facts,
+            ip_mtu: self.resources.ip_mtu,
             counters: turn.counters,
             sent: 0,
         };
@@ -542,7 +541,7 @@ fn is_in(flows: &FlowTable<Connection>, id: FlowId, phase: Phase) -> bool {
 
 /// A smoltcp interface with our addresses, for all engines.
 fn new_interface(
-    facts: DeviceFacts,
+    ip_mtu: usize,
     addresses: &[Cidr],
     seed: u64,
     egress: &mut Egress,
@@ -556,7 +555,7 @@ fn new_interface(
         received: None,
         egress,
         link: &link,
-        facts: &facts,
+        ip_mtu,
         counters: &counters,
         sent: 0,
     };

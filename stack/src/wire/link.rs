@@ -1,7 +1,5 @@
 //! The Ethernet header that leads back to a peer.
 
-use smoltcp::wire::EthernetAddress;
-
 use super::ETHERNET_HEADER_BYTES;
 
 /// Bytes of an 802.1Q tag.
@@ -49,10 +47,5 @@ impl LinkHeader {
     pub fn write(&self, frame: &mut [u8]) {
         let len = self.len();
         frame[..len].copy_from_slice(&self.bytes[..len]);
-    }
-
-    /// The peer's link-layer address.
-    pub fn peer(&self) -> EthernetAddress {
-        EthernetAddress::from_bytes(&self.bytes[0..6])
     }
 }

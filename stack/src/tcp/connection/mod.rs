@@ -159,7 +159,7 @@ impl Connection {
             received: Some(packet),
             egress: turn.egress,
             link: &segment.link,
-            facts: &resources.facts,
+            ip_mtu: resources.ip_mtu,
             counters: turn.counters,
             sent: 0,
         };
@@ -242,7 +242,7 @@ impl Connection {
             received: None,
             egress: turn.egress,
             link: &self.link,
-            facts: &resources.facts,
+            ip_mtu: resources.ip_mtu,
             counters: turn.counters,
             sent: 0,
         };
