@@ -4,8 +4,20 @@ use crate::Instant;
 
 /// Where the loop reads the time.
 pub trait Clock {
-    /// Microseconds since an arbitrary start; never goes back.
-    fn now(&mut self) -> Instant;
+    /// Nanoseconds since an arbitrary start; never goes back.
+    fn nanos(&mut self) -> u64;
+}
+
+/// The same time as protocols see it, in microseconds.
+#[inline]
+pub(crate) fn instant(nanos: u64) -> Instant {
+    Instant::from_micros((nanos / 1000) as i64)
+}
+
+/// A time of the protocols' as clients and clocks see it.
+#[inline]
+pub(crate) fn nanos(time: Instant) -> u64 {
+    time.total_micros().max(0) as u64 * 1000
 }
 
 /// The machine's monotonic clock.
@@ -23,20 +35,20 @@ impl MonotonicClock {
 
 impl Clock for MonotonicClock {
     #[inline]
-    fn now(&mut self) -> Instant {
-        Instant::from_micros(self.start.elapsed().as_micros() as i64)
+    fn nanos(&mut self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
     }
 }
 
 /// A clock that stands still until it is set: for simulations.
 #[derive(Debug, Clone, Copy)]
 pub struct VirtualClock {
-    /// The time that [`now`](Clock::now) tells.
+    /// The time that it tells.
     pub time: Instant,
 }
 
 impl Clock for VirtualClock {
-    fn now(&mut self) -> Instant {
-        self.time
+    fn nanos(&mut self) -> u64 {
+        nanos(self.time)
     }
 }

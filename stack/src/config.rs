@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::Duration;
+use crate::port::faulty::Faults;
 use crate::port::xsk;
 
 /// Bytes of an engine's receive buffer: also the largest window that is announced.
@@ -15,6 +16,9 @@ pub(crate) const SCRATCH_ROOM_BYTES: usize = 2 * 1024;
 
 /// Addresses at most: smoltcp's compile-time table (`iface-max-addr-count-8`).
 pub const ADDRESSES_MAX: usize = smoltcp::config::IFACE_MAX_ADDR_COUNT;
+
+/// Source prefixes at most: each is asked in turn for each packet.
+pub const SOURCES_MAX: usize = 8;
 
 /// The smallest MTU that IPv6 allows (RFC 8200 section 5), and the largest that a frame holds.
 pub const MTU_MIN: usize = 1280;
@@ -89,6 +93,41 @@ impl FromStr for Cidr {
     }
 }
 
+impl Cidr {
+    /// Whether `address` is in the prefix.
+    #[inline]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(other)) => {
+                let differing = u32::from(ours) ^ u32::from(other);
+                differing.leading_zeros() >= u32::from(self.prefix)
+            }
+            (IpAddr::V6(ours), IpAddr::V6(other)) => {
+                let differing = u128::from(ours) ^ u128::from(other);
+                differing.leading_zeros() >= u32::from(self.prefix)
+            }
+            _ => false,
+        }
+    }
+
+    /// The directed broadcast address of an IPv4 prefix. A /31 has none (RFC 3021), nor has a /32.
+    pub fn broadcast(&self) -> Option<IpAddr> {
+        match self.address {
+            IpAddr::V4(v4) if self.prefix < 31 => {
+                let host_bits = u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+                Some(IpAddr::V4((u32::from(v4) | host_bits).into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the two prefixes have addresses in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.address) && self.prefix <= other.prefix
+            || other.contains(self.address) && other.prefix <= self.prefix
+    }
+}
+
 impl std::fmt::Display for Cidr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
@@ -100,10 +139,15 @@ impl std::fmt::Display for Cidr {
 pub struct Config {
     /// Name of the interface.
     pub interface: String,
-    /// Our addresses, 1 to [`ADDRESSES_MAX`].
+    /// Our addresses: at most [`ADDRESSES_MAX`], and at least one unless there are `sources`.
     pub addresses: Vec<Cidr>,
-    /// Next hops for destinations that are not on the link, at most one per IP version. Answers do not
-    /// need them (they go where their request came from); connections that we open will.
+    /// Prefixes of which every address (but for a broadcast address) is ours, for the connections that a
+    /// [`Client`](crate::client::Client) opens; at most [`SOURCES_MAX`]. Nobody else may have an address in
+    /// them. Network cards that filter link-layer groups need `allmulticast` for IPv6 ones.
+    pub sources: Vec<Cidr>,
+    /// Next hops for destinations that are not on the link of an address of ours, at most one per IP version.
+    /// Answers do not need them (they go where their request came from); connections that we open do. Without
+    /// one every destination is taken to be on the link.
     pub gateways: Vec<IpAddr>,
     /// Queues of the interface, one worker each.
     pub queues: Vec<u32>,
@@ -117,6 +161,9 @@ pub struct Config {
     pub shared_address: bool,
     /// Threads of the slow path; at least one is started, for handlers that are demoted.
     pub slow_threads: usize,
+    /// What is to go wrong between the queues and the stack, and the seed that decides when: for tests and
+    /// measurements of lossy links. Frames are spared in neither direction.
+    pub faults: Option<(Faults, u64)>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -127,6 +174,7 @@ impl Config {
         Self {
             interface: interface.into(),
             addresses: Vec::new(),
+            sources: Vec::new(),
             gateways: Vec::new(),
             queues: vec![0],
             cores: vec![0],
@@ -134,6 +182,7 @@ impl Config {
             poll: Poll::default(),
             shared_address: false,
             slow_threads: 2,
+            faults: None,
             limits: Limits::default(),
         }
     }
@@ -157,6 +206,11 @@ pub struct Limits {
     pub backlog: usize,
     /// Connections in TIME-WAIT at most: the oldest make room.
     pub time_wait: usize,
+    /// Bytes of the receive buffer of a connection that a client opens, at least two packets of the MTU:
+    /// the largest window that its peer sees.
+    pub client_rx_bytes: usize,
+    /// Bytes of the send buffer of a connection that a client opens.
+    pub client_tx_bytes: usize,
     /// How long a handler call may take before it counts as an overrun.
     pub handler_budget: Duration,
     /// Jobs waiting for the pool (all workers together).
@@ -176,6 +230,8 @@ impl Default for Limits {
             flows: 65_536,
             backlog: 4096,
             time_wait: 8192,
+            client_rx_bytes: ENGINE_RX_BYTES,
+            client_tx_bytes: ENGINE_RX_BYTES,
             handler_budget: Duration::from_micros(50),
             slow_queue: 1024,
             commands: 1024,
@@ -203,5 +259,28 @@ mod tests {
             let error = wrong.parse::<Cidr>().unwrap_err();
             assert!(error.to_string().contains("192.0.2.1/24"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_prefix_contains() {
+        let cidr = |text: &str| -> Cidr { text.parse().unwrap() };
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        for (prefix, inside, outside) in [
+            ("10.9.1.0/24", "10.9.1.255", "10.9.2.0"),
+            ("10.9.1.7/32", "10.9.1.7", "10.9.1.6"),
+            ("0.0.0.0/0", "255.255.255.255", "::"),
+            ("fd00::/127", "fd00::1", "fd00::2"),
+            ("::/0", "ffff::", "0.0.0.0"),
+        ] {
+            assert!(cidr(prefix).contains(ip(inside)), "{prefix} {inside}");
+            assert!(!cidr(prefix).contains(ip(outside)), "{prefix} {outside}");
+        }
+        assert!(cidr("10.0.0.0/8").overlaps(&cidr("10.9.1.0/24")));
+        assert!(cidr("10.9.1.0/24").overlaps(&cidr("10.0.0.0/8")));
+        assert!(!cidr("10.9.1.0/24").overlaps(&cidr("10.9.2.0/24")));
+        assert_eq!(cidr("10.9.1.3/24").broadcast(), Some(ip("10.9.1.255")));
+        assert_eq!(cidr("0.0.0.0/0").broadcast(), Some(ip("255.255.255.255")));
+        assert_eq!(cidr("10.9.1.2/31").broadcast(), None);
+        assert_eq!(cidr("fd00::/64").broadcast(), None);
     }
 }

@@ -62,6 +62,7 @@
 //! ```
 
 pub mod arena;
+pub mod client;
 pub mod clock;
 pub mod config;
 mod device;

@@ -11,6 +11,7 @@ use crossbeam_channel::Receiver;
 use smoltcp::wire::EthernetAddress;
 
 use crate::arena::{Arena, FrameCount};
+use crate::client::Client;
 use crate::clock::VirtualClock;
 use crate::config::{Cidr, Limits};
 use crate::interruptlet::{DatagramInterruptlet, StreamInterruptlet};
@@ -31,6 +32,10 @@ const FRAME_BYTES: u16 = 1792;
 pub struct SimConfig {
     /// Its addresses.
     pub addresses: Vec<Cidr>,
+    /// See [`Config::sources`](crate::Config::sources).
+    pub sources: Vec<Cidr>,
+    /// See [`Config::gateways`](crate::Config::gateways).
+    pub gateways: Vec<IpAddr>,
     /// Its link address.
     pub link: [u8; 6],
     /// Bytes of an IP packet at most.
@@ -47,6 +52,8 @@ pub struct SimConfig {
     pub streams: Vec<SimStream>,
     /// Datagram services.
     pub datagrams: Vec<SimDatagram>,
+    /// What it runs on its client side.
+    pub client: Option<Box<dyn Client>>,
 }
 
 /// A stream service of a simulation.
@@ -87,6 +94,8 @@ impl Default for SimConfig {
                     prefix: 64,
                 },
             ],
+            sources: Vec::new(),
+            gateways: Vec::new(),
             link: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
             limits: Limits {
@@ -103,6 +112,7 @@ impl Default for SimConfig {
             seed: 1,
             streams: Vec::new(),
             datagrams: Vec::new(),
+            client: None,
         }
     }
 }
@@ -130,6 +140,8 @@ impl Sim {
         let parts = WorkerParts {
             link_address: EthernetAddress(config.link),
             addresses: config.addresses,
+            sources: config.sources,
+            gateways: config.gateways,
             shared_address: config.shared_address,
             ip_mtu: config.mtu,
             limits,
@@ -156,6 +168,7 @@ impl Sim {
                     budget,
                 })
                 .collect(),
+            client: config.client,
             pool,
             mailbox: Mailbox::detached(limits.commands),
             counters: Arc::clone(&counters),
@@ -197,9 +210,9 @@ impl Sim {
     pub fn turn_taking(&mut self, step: Duration) -> bool {
         struct Stepping<'a>(&'a mut VirtualClock, Duration);
         impl crate::clock::Clock for Stepping<'_> {
-            fn now(&mut self) -> Instant {
+            fn nanos(&mut self) -> u64 {
                 self.0.time += self.1;
-                self.0.time
+                self.0.nanos()
             }
         }
         let mut clock = Stepping(&mut self.clock, step);

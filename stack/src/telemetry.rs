@@ -114,6 +114,10 @@ counters! {
     services_demoted,
     /// Connections begun by a peer.
     flows_opened,
+    /// Connections begun by a client of ours (RFC 4022, tcpActiveOpens).
+    active_opens,
+    /// Datagrams that a client of ours was given.
+    client_datagrams,
     /// Connections that are over.
     flows_closed,
     /// Connections that reached the established state.
@@ -138,6 +142,10 @@ counters! {
     tcp_resets,
     /// ARP requests and neighbour solicitations answered.
     neighbour_messages,
+    /// ARP requests and neighbour solicitations sent, to find a next hop.
+    neighbours_asked,
+    /// ARP packets and neighbour advertisements that told a next hop's link address.
+    neighbours_learned,
     /// Frames that could not be sent because no frame was free.
     tx_no_frame,
     /// Ring entries from the kernel that name no frame it was given.

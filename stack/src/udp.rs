@@ -1,5 +1,6 @@
 //! UDP: datagram services, answered on the frame that the request came in.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::Instant;
@@ -245,12 +246,7 @@ impl Udp {
         egress: &mut Egress,
         counters: &Counters,
     ) {
-        let key = FlowKey {
-            peer: info.peer.ip().into(),
-            local: info.local.ip().into(),
-            peer_port: info.peer.port(),
-            local_port: info.local.port(),
-        };
+        let key = FlowKey::between(info.local, info.peer);
         let content = match &response.body {
             Body::Content(content) => content.as_ref(),
             Body::Empty | Body::Source(_) => &[],
@@ -288,6 +284,29 @@ fn job_for(service: &DatagramPort, request: Deferred, reply_to: ReplyTo) -> Opti
         slow: Arc::clone(slow),
         request,
         responder: Responder::new(reply_to),
+    })
+}
+
+/// Sends a datagram that nobody asked for. Returns whether it was: the payload may be too long for one
+/// packet, the IP versions may differ, and there may be no free frame.
+pub(crate) fn send(
+    local: SocketAddr,
+    peer: SocketAddr,
+    payload: &[u8],
+    link: &LinkHeader,
+    ip_mtu: usize,
+    egress: &mut Egress,
+    counters: &Counters,
+) -> bool {
+    let key = FlowKey::between(local, peer);
+    if key.local.is_ipv4() != key.peer.is_ipv4() || payload.len() > payload_max(ip_mtu, &key.local)
+    {
+        return false;
+    }
+    let headers = ip::header_bytes(&key.local) + UDP_HEADER_BYTES;
+    egress.emit(link, headers + payload.len(), counters, |packet| {
+        packet[headers..].copy_from_slice(payload);
+        write_headers(packet, &key);
     })
 }
 

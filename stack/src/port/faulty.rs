@@ -60,6 +60,15 @@ impl<P: Port> FaultyPort<P> {
         }
     }
 
+    /// The port without the faults. What was held back is lost: its frames go home to `arena`.
+    pub fn into_inner(self, arena: &mut Arena) -> P {
+        let delayed = self.inbound.into_iter().chain(self.outbound);
+        for (_, frame) in delayed {
+            arena.free(frame);
+        }
+        self.inner
+    }
+
     /// Changes what goes wrong from now on.
     pub fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;

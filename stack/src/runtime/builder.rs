@@ -1,6 +1,7 @@
 //! Putting a stack together: services, then everything that has to be there before the first packet.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,21 +11,24 @@ use super::bind::{Bound, bind};
 use super::interface::Interface;
 use super::reserve::reserve;
 use super::{Facts, RunningWorker, Stack, StartError, check};
-use crate::clock::{Clock, MonotonicClock};
+use crate::client::ClientFactory;
+use crate::clock::{self, Clock, MonotonicClock};
 use crate::config::Config;
 use crate::pool::{Mailbox, Pool, Submitter};
+use crate::port::faulty::FaultyPort;
 use crate::port::xsk::BindMode;
 use crate::service::{Budget, DatagramService, Handler, StreamService};
 use crate::tcp::StreamPort;
 use crate::telemetry::Counters;
 use crate::udp::DatagramPort;
-use crate::worker::{RunSwitch, Worker, WorkerParts};
+use crate::worker::{Ended, RunSwitch, Worker, WorkerParts};
 
 /// Collects services, then starts a [`Stack`].
 pub struct Builder {
     config: Config,
     streams: Vec<(u16, StreamService)>,
     datagrams: Vec<(u16, DatagramService)>,
+    client: Option<ClientFactory>,
 }
 
 impl Builder {
@@ -33,6 +37,7 @@ impl Builder {
             config,
             streams: Vec::new(),
             datagrams: Vec::new(),
+            client: None,
         }
     }
 
@@ -50,6 +55,13 @@ impl Builder {
         self
     }
 
+    /// Has each worker run a client (see [`client`](crate::client)).
+    #[must_use]
+    pub fn client(mut self, factory: ClientFactory) -> Self {
+        self.client = Some(factory);
+        self
+    }
+
     /// Checks everything, attaches the XDP program, binds the queues and starts the workers.
     ///
     /// # Errors
@@ -59,7 +71,7 @@ impl Builder {
         let config = &self.config;
         let tcp_ports: Vec<u16> = self.streams.iter().map(|(port, _)| *port).collect();
         let udp_ports: Vec<u16> = self.datagrams.iter().map(|(port, _)| *port).collect();
-        check::services(&tcp_ports, &udp_ports)?;
+        check::services(&tcp_ports, &udp_ports, self.client.is_some())?;
         let interface = check::config(config)?;
         check::warn_of_unserved_queues(config, &interface);
         let reservations = reserve(config, &interface, &tcp_ports, &udp_ports)?;
@@ -137,6 +149,8 @@ impl Builder {
         let parts = WorkerParts {
             link_address: interface.link,
             addresses: config.addresses.clone(),
+            sources: config.sources.clone(),
+            gateways: config.gateways.clone(),
             shared_address: config.shared_address,
             ip_mtu: interface.mtu,
             limits: config.limits,
@@ -164,17 +178,30 @@ impl Builder {
                     budget: Budget::new(config.limits.handler_budget),
                 })
                 .collect(),
+            client: self.client.as_ref().map(|make| make(number)),
             pool: pool.clone(),
             mailbox,
             counters: Arc::clone(&counters),
         };
         let (poll, switch) = (config.poll, Arc::clone(&stack.switch));
+        let faults = config.faults;
         let thread = std::thread::Builder::new()
             .name(format!("ilet-core-{core}"))
             .spawn(move || {
                 core_affinity::set_for_current(core_affinity::CoreId { id: core });
-                let now = clock.now();
-                Worker::new(bound.port, bound.arena, parts, now).run(&mut clock, poll, &switch)
+                let now = clock::instant(clock.nanos());
+                let Some((faults, seed)) = faults else {
+                    let worker = Worker::new(bound.port, bound.arena, parts, now);
+                    return worker.run(&mut clock, poll, &switch);
+                };
+                let port = FaultyPort::new(bound.port, faults, seed);
+                let mut ended =
+                    Worker::new(port, bound.arena, parts, now).run(&mut clock, poll, &switch);
+                Ended {
+                    port: ended.port.into_inner(&mut ended.arena),
+                    arena: ended.arena,
+                    result: ended.result,
+                }
             })
             .map_err(system("start a worker's thread"))?;
         Ok(RunningWorker {
@@ -189,14 +216,21 @@ impl Builder {
 
 /// What the XDP program is to give to us.
 fn rules(config: &Config, tcp_ports: &[u16], udp_ports: &[u16]) -> Rules {
+    let mut own: Vec<(IpAddr, u8)> = config
+        .sources
+        .iter()
+        .map(|cidr| (cidr.address, cidr.prefix))
+        .collect();
     if !config.shared_address {
-        return Rules {
-            // The address, not its prefix: other hosts are on that.
-            own: config
+        // The address, not its prefix: other hosts are on that.
+        own.extend(
+            config
                 .addresses
                 .iter()
-                .map(|cidr| (cidr.address, if cidr.address.is_ipv4() { 32 } else { 128 }))
-                .collect(),
+                .map(|cidr| (cidr.address, if cidr.address.is_ipv4() { 32 } else { 128 })),
+        );
+        return Rules {
+            own,
             ports: Vec::new(),
         };
     }
@@ -212,8 +246,5 @@ fn rules(config: &Config, tcp_ports: &[u16], udp_ports: &[u16]) -> Rules {
         ports.extend(tcp_ports.iter().map(rule(Protocol::Tcp)));
         ports.extend(udp_ports.iter().map(rule(Protocol::Udp)));
     }
-    Rules {
-        own: Vec::new(),
-        ports,
-    }
+    Rules { own, ports }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::StartError;
 use super::interface::{self, Interface};
-use crate::config::{ADDRESSES_MAX, Config, Limits, MTU_MAX, MTU_MIN};
+use crate::config::{ADDRESSES_MAX, Config, Limits, MTU_MAX, MTU_MIN, SOURCES_MAX};
 
 /// Ring entries and frames on the FILL ring at the least: a batch of the port's.
 const RING_MIN: u32 = 64;
@@ -13,8 +13,12 @@ const RING_MIN: u32 = 64;
 const FRAMES_ROOM: u32 = 256;
 
 /// Checks the ports that services were registered for.
-pub(super) fn services(tcp_ports: &[u16], udp_ports: &[u16]) -> Result<(), StartError> {
-    if tcp_ports.is_empty() && udp_ports.is_empty() {
+pub(super) fn services(
+    tcp_ports: &[u16],
+    udp_ports: &[u16],
+    has_client: bool,
+) -> Result<(), StartError> {
+    if tcp_ports.is_empty() && udp_ports.is_empty() && !has_client {
         return Err(StartError::NoService);
     }
     for (protocol, ports) in [("TCP", tcp_ports), ("UDP", udp_ports)] {
@@ -28,6 +32,7 @@ pub(super) fn services(tcp_ports: &[u16], udp_ports: &[u16]) -> Result<(), Start
 /// Checks the configuration, in itself and against this machine.
 pub(super) fn config(config: &Config) -> Result<Interface, StartError> {
     values(config)?;
+    sources(config)?;
     limits(&config.limits)?;
     cores(&config.cores)?;
     interface(config)
@@ -44,12 +49,13 @@ fn values(config: &Config) -> Result<(), StartError> {
     if let Some(queue) = first_duplicate(&config.queues) {
         return Err(StartError::QueueTwice(queue));
     }
-    if config.addresses.is_empty() || config.addresses.len() > ADDRESSES_MAX {
+    let none = config.addresses.is_empty() && config.sources.is_empty();
+    if none || config.addresses.len() > ADDRESSES_MAX {
         return Err(StartError::AddressCount {
             count: config.addresses.len(),
         });
     }
-    for cidr in &config.addresses {
+    for cidr in config.addresses.iter().chain(&config.sources) {
         let address = cidr.address;
         let no_host = match address {
             // Reserved, and the limited broadcast address among it (RFC 1112 section 4, RFC 919).
@@ -67,9 +73,40 @@ fn values(config: &Config) -> Result<(), StartError> {
             || !config
                 .addresses
                 .iter()
+                .chain(&config.sources)
                 .any(|cidr| same_version(&cidr.address))
         {
             return Err(StartError::Gateway(*gateway));
+        }
+    }
+    Ok(())
+}
+
+/// Source prefixes are ours as a whole: nobody else's address may be in one.
+fn sources(config: &Config) -> Result<(), StartError> {
+    if config.sources.len() > SOURCES_MAX {
+        return Err(StartError::SourceCount {
+            count: config.sources.len(),
+        });
+    }
+    for (index, source) in config.sources.iter().enumerate() {
+        let taken = config.sources[..index]
+            .iter()
+            .find(|other| other.overlaps(source))
+            .map(|other| other.address)
+            .or_else(|| {
+                config
+                    .gateways
+                    .iter()
+                    .chain(config.addresses.iter().map(|cidr| &cidr.address))
+                    .find(|address| source.contains(**address))
+                    .copied()
+            });
+        if let Some(address) = taken {
+            return Err(StartError::SourceTaken {
+                source_prefix: *source,
+                address,
+            });
         }
     }
     Ok(())
@@ -99,10 +136,16 @@ fn limits(limits: &Limits) -> Result<(), StartError> {
         ("time_wait", limits.time_wait),
         ("slow_queue", limits.slow_queue),
         ("commands", limits.commands),
+        ("client_tx_bytes", limits.client_tx_bytes),
     ] {
         if value == 0 {
             return refuse(name, 0, "at least 1".to_owned());
         }
+    }
+    // A whole segment of the largest MTU fits the window, or senders would stall.
+    if limits.client_rx_bytes < 2 * MTU_MAX {
+        let rule = format!("at least {}", 2 * MTU_MAX);
+        return refuse("client_rx_bytes", limits.client_rx_bytes as u64, rule);
     }
     Ok(())
 }
@@ -151,6 +194,18 @@ fn interface(config: &Config) -> Result<Interface, StartError> {
             queue: *queue,
             last: queues.saturating_sub(1),
         });
+    }
+    for source in &config.sources {
+        let at = interface
+            .kernel_addresses
+            .iter()
+            .find(|(_, address)| source.contains(*address));
+        if let Some((name, address)) = at {
+            return Err(StartError::KernelHasAddress {
+                address: *address,
+                interface: name.clone(),
+            });
+        }
     }
     for cidr in &config.addresses {
         let at = interface.kernel_addresses.iter().find(|(name, address)| {
@@ -236,7 +291,7 @@ mod tests {
     #[test]
     fn each_limit_that_cannot_work_is_named_with_what_to_do() {
         type Change = fn(&mut Limits);
-        let wrong: [(&str, Change, &str); 14] = [
+        let wrong: [(&str, Change, &str); 16] = [
             ("ring_entries", |l| l.ring_entries = 0, "power of two"),
             ("ring_entries", |l| l.ring_entries = 32, "at least 64"),
             ("ring_entries", |l| l.ring_entries = 1000, "power of two"),
@@ -251,6 +306,8 @@ mod tests {
             ("time_wait", |l| l.time_wait = 0, "at least 1"),
             ("slow_queue", |l| l.slow_queue = 0, "at least 1"),
             ("commands", |l| l.commands = 0, "at least 1"),
+            ("client_tx_bytes", |l| l.client_tx_bytes = 0, "at least 1"),
+            ("client_rx_bytes", |l| l.client_rx_bytes = 1500, "at least"),
         ];
         for (name, change, rule) in wrong {
             let error = with(change).expect_err(name);
@@ -308,10 +365,14 @@ mod tests {
 
     #[test]
     fn a_port_has_one_service_and_a_stack_at_least_one() {
-        services(&[80, 443], &[80]).unwrap();
-        assert!(matches!(services(&[], &[]), Err(StartError::NoService)));
+        services(&[80, 443], &[80], false).unwrap();
+        services(&[], &[], true).unwrap();
         assert!(matches!(
-            services(&[], &[7, 9, 7]),
+            services(&[], &[], false),
+            Err(StartError::NoService)
+        ));
+        assert!(matches!(
+            services(&[], &[7, 9, 7], true),
             Err(StartError::PortTwice {
                 protocol: "UDP",
                 port: 7

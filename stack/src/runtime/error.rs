@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use interruptlet_xdp::{AttachError, RegisterError};
 
-use crate::config::{ADDRESSES_MAX, Cidr, MTU_MAX, MTU_MIN};
+use crate::config::{ADDRESSES_MAX, Cidr, MTU_MAX, MTU_MIN, SOURCES_MAX};
 
 /// Why a stack did not start. Nothing is left attached, bound or running.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,25 @@ pub enum StartError {
         "{0} is not a unicast host address: give the server an address of its own, such as 192.0.2.1/24"
     )]
     NotUnicast(Cidr),
+    /// Too many source prefixes.
+    #[error(
+        "{count} source prefixes were given, but a stack has at most {SOURCES_MAX}: use larger ones"
+    )]
+    SourceCount {
+        /// How many there were.
+        count: usize,
+    },
+    /// A source prefix is not ours as a whole.
+    #[error(
+        "the source prefix {source_prefix} contains {address}, which is not only a source: choose a prefix in \
+         which nobody has an address"
+    )]
+    SourceTaken {
+        /// The prefix.
+        source_prefix: Cidr,
+        /// The other address.
+        address: IpAddr,
+    },
     /// The kernel has an address that is to be ours alone.
     #[error(
         "the kernel has {address} on {interface}: remove it there (`ip address del`), choose another, or \

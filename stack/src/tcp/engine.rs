@@ -6,7 +6,6 @@ use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketHandl
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
-use crate::config::{ENGINE_RX_BYTES, ENGINE_TX_BYTES};
 use crate::device::Device;
 use crate::{Duration, Instant};
 
@@ -21,11 +20,12 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new() -> Self {
+    /// With buffers of so many bytes to receive and to send.
+    pub(super) fn new(rx_bytes: usize, tx_bytes: usize) -> Self {
         // Zeroed by the allocator, not touched before bytes come.
         let mut socket = Socket::new(
-            SocketBuffer::new(vec![0; ENGINE_RX_BYTES]),
-            SocketBuffer::new(vec![0; ENGINE_TX_BYTES]),
+            SocketBuffer::new(vec![0; rx_bytes]),
+            SocketBuffer::new(vec![0; tx_bytes]),
         );
         // Replies are whole messages: waiting for more only adds latency.
         socket.set_nagle_enabled(false);
@@ -37,17 +37,34 @@ impl Engine {
     /// Makes a new or used engine wait for a SYN to `local`.
     pub(super) fn listen(&mut self, local: SocketAddr) -> bool {
         let endpoint = IpEndpoint::from(local);
+        self.make_closed()
+            .listen(IpListenEndpoint {
+                addr: Some(endpoint.addr),
+                port: endpoint.port,
+            })
+            .is_ok()
+    }
+
+    /// Makes a new or used engine open a connection.
+    pub(super) fn connect(
+        &mut self,
+        interface: &mut Interface,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> bool {
+        let local = IpEndpoint::from(local);
+        self.make_closed()
+            .connect(interface.context(), IpEndpoint::from(peer), local)
+            .is_ok()
+    }
+
+    fn make_closed(&mut self) -> &mut Socket<'static> {
         let socket = self.socket();
         // A socket that is not closed would refuse.
         socket.abort();
         // Not part of what smoltcp resets: a new peer owes nothing to the last one's losses.
         socket.set_congestion_control(CongestionControl::Cubic);
         socket
-            .listen(IpListenEndpoint {
-                addr: Some(endpoint.addr),
-                port: endpoint.port,
-            })
-            .is_ok()
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket<'static> {

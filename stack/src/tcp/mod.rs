@@ -13,7 +13,7 @@ mod connection;
 mod engine;
 mod outgoing;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -21,10 +21,12 @@ use smoltcp::iface::{Interface, SocketSet};
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use self::age_queue::AgeQueue;
-use self::connection::{Connection, Phase, Status, Window};
+use self::connection::{ClientSide, Connection, Phase, Status, Window};
 use self::engine::Engine;
 use crate::arena::{Frame, FrameMemory};
-use crate::config::{Cidr, ENGINE_RX_BYTES, Limits, SCRATCH_ROOM_BYTES};
+use crate::client::{Actions, Client, OpenError, Stream, StreamId};
+use crate::clock;
+use crate::config::{Cidr, ENGINE_RX_BYTES, ENGINE_TX_BYTES, Limits, SCRATCH_ROOM_BYTES};
 use crate::device::Device;
 use crate::egress::Egress;
 use crate::flow::{FlowId, FlowTable};
@@ -33,7 +35,7 @@ use crate::pool::{Job, MailboxSender, Response, SlowPath, Source, Submitter};
 use crate::service::{Budget, Handler};
 use crate::telemetry::Counters;
 use crate::timer::TimerWheel;
-use crate::wire::{LinkHeader, Transport};
+use crate::wire::{FlowKey, LinkHeader, Transport};
 use crate::{Duration, Instant};
 
 /// TCP flag bits (RFC 9293 section 3.1).
@@ -60,6 +62,19 @@ pub(crate) struct Turn<'a> {
     pub(crate) egress: &'a mut Egress,
     pub(crate) counters: &'a Counters,
     pub(crate) now: Instant,
+    /// The same time in nanoseconds, for clients.
+    pub(crate) nanos: u64,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(egress: &'a mut Egress, counters: &'a Counters, nanos: u64) -> Self {
+        Self {
+            egress,
+            counters,
+            now: clock::instant(nanos),
+            nanos,
+        }
+    }
 }
 
 /// What all connections of a core share.
@@ -69,6 +84,10 @@ pub(crate) struct Resources {
     memory: Arc<FrameMemory>,
     ports: Vec<StreamPort>,
     outbox: Outbox,
+    /// Whom the connections that we open belong to. Not here while it takes its turn.
+    client: Option<Box<dyn Client>>,
+    /// What the client asks for in an event.
+    actions: Actions,
     /// Where a request is made one slice, with room behind it.
     scratch: Vec<u8>,
     pool: Submitter,
@@ -101,6 +120,10 @@ pub(crate) struct Tcp {
     /// For segments that belong to no connection.
     nobody: SocketSet<'static>,
     spare_engines: Vec<Engine>,
+    /// The same of connections that we opened, whose buffers are of another size.
+    spare_client_engines: Vec<Engine>,
+    client_rx_bytes: usize,
+    client_tx_bytes: usize,
     /// Connections to flush at the end of the turn.
     touched: Vec<FlowId>,
     /// Connections that have not completed the handshake.
@@ -125,6 +148,7 @@ impl Tcp {
         ip_mtu: usize,
         limits: &Limits,
         seed: u64,
+        client: Option<Box<dyn Client>>,
         pool: Submitter,
         core: MailboxSender,
         egress: &mut Egress,
@@ -141,6 +165,8 @@ impl Tcp {
                 memory,
                 ports,
                 outbox: Outbox::with_capacity(ip_mtu),
+                client,
+                actions: Actions::default(),
                 scratch: vec![0; ENGINE_RX_BYTES + SCRATCH_ROOM_BYTES],
                 pool,
                 core,
@@ -149,6 +175,9 @@ impl Tcp {
             },
             nobody: SocketSet::new(Vec::new()),
             spare_engines: Vec::with_capacity(SPARE_ENGINES_MAX),
+            spare_client_engines: Vec::with_capacity(SPARE_ENGINES_MAX),
+            client_rx_bytes: limits.client_rx_bytes,
+            client_tx_bytes: limits.client_tx_bytes,
             touched: Vec::with_capacity(limits.flows),
             backlog: AgeQueue::new(limits.backlog),
             time_wait: AgeQueue::new(limits.time_wait),
@@ -195,6 +224,71 @@ impl Tcp {
         let window = connection.take_in(frame, &segment, &mut self.resources, turn);
         connection.converse(id, window, &mut self.resources, turn);
         self.touch(id);
+    }
+
+    /// Opens a connection of the client's.
+    pub(crate) fn open(
+        &mut self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        link: LinkHeader,
+        token: u64,
+        now: Instant,
+        counters: &Counters,
+    ) -> Result<FlowId, OpenError> {
+        let key = FlowKey::between(local, peer);
+        if self.flows.find(&key).is_some() {
+            return Err(OpenError::InUse);
+        }
+        if !self.flows.has_room() && !self.evict_time_wait(counters) {
+            counters.flows_refused.increment();
+            return Err(OpenError::Full);
+        }
+        let mut engine = self
+            .spare_client_engines
+            .pop()
+            .unwrap_or_else(|| Engine::new(self.client_rx_bytes, self.client_tx_bytes));
+        if !engine.connect(&mut self.resources.interface, local, peer) {
+            self.spare_client_engines.push(engine);
+            return Err(OpenError::BadEnds);
+        }
+        let side = ClientSide::new(token);
+        let connection = Connection::open(engine, side, local, peer, link, now);
+        let id = self
+            .flows
+            .insert(key, connection)
+            .map_err(|_| OpenError::Full)?;
+        counters.active_opens.increment();
+        self.touch(id);
+        Ok(id)
+    }
+
+    /// Lets the client act on a connection of its own. Returns whether it is there.
+    pub(crate) fn act(
+        &mut self,
+        id: StreamId,
+        turn: &Turn<'_>,
+        act: impl FnOnce(&mut Stream<'_>),
+    ) -> bool {
+        let Some((_, connection)) = self.flows.get_mut(id.0) else {
+            return false;
+        };
+        if !connection.is_client() {
+            return false;
+        }
+        connection.act(id.0, turn, &mut self.resources.actions, act);
+        self.touch(id.0);
+        true
+    }
+
+    /// The client, for its turn or a datagram; to be given back.
+    pub(crate) fn take_client(&mut self) -> Option<Box<dyn Client>> {
+        self.resources.client.take()
+    }
+
+    /// Gives the client back.
+    pub(crate) fn restore_client(&mut self, client: Box<dyn Client>) {
+        self.resources.client = Some(client);
     }
 
     /// Sends what the events of this turn have to send, and settles what they changed.
@@ -358,7 +452,10 @@ impl Tcp {
             turn.counters.flows_refused.increment();
             return None;
         }
-        let mut engine = self.spare_engines.pop().unwrap_or_else(Engine::new);
+        let mut engine = self
+            .spare_engines
+            .pop()
+            .unwrap_or_else(|| Engine::new(ENGINE_RX_BYTES, ENGINE_TX_BYTES));
         let local = packet.key.local_addr();
         if !engine.listen(local) {
             turn.counters.flows_refused.increment();
@@ -488,9 +585,14 @@ impl Tcp {
         connection.counted_as = now;
         self.leave_phase(before);
         match now {
-            Phase::Handshake | Phase::Open => {}
+            Phase::Opening | Phase::Handshake | Phase::Open => {}
             Phase::Finished => self.finished += 1,
             Phase::TimeWait => {
+                if let Some(client) = self.resources.client.as_deref_mut()
+                    && let Some((_, connection)) = self.flows.get_mut(id)
+                {
+                    connection.tell_closed(client);
+                }
                 if self.time_wait.is_full() {
                     self.evict_time_wait(counters);
                 }
@@ -505,24 +607,32 @@ impl Tcp {
     fn leave_phase(&mut self, phase: Phase) {
         match phase {
             Phase::Handshake => self.backlog.leave(),
-            Phase::Open => {}
+            Phase::Opening | Phase::Open => {}
             Phase::Finished => self.finished -= 1,
             Phase::TimeWait => self.time_wait.leave(),
         }
     }
 
     fn remove(&mut self, id: FlowId, counters: &Counters) {
-        let Some(connection) = self.flows.remove(id) else {
+        let Some(mut connection) = self.flows.remove(id) else {
             return;
         };
         self.timers.cancel(id.index());
         self.leave_phase(connection.counted_as);
         counters.flows_closed.increment();
-        let (engine, source) = connection.into_parts();
-        self.discard(source);
-        if self.spare_engines.len() < SPARE_ENGINES_MAX {
-            self.spare_engines.push(engine);
+        if let Some(client) = self.resources.client.as_deref_mut() {
+            connection.tell_closed(client);
         }
+        let spare = if connection.is_client() {
+            &mut self.spare_client_engines
+        } else {
+            &mut self.spare_engines
+        };
+        let (engine, source) = connection.into_parts();
+        if spare.len() < SPARE_ENGINES_MAX {
+            spare.push(engine);
+        }
+        self.discard(source);
     }
 }
 
@@ -560,6 +670,9 @@ fn new_interface(
         sent: 0,
     };
     let mut interface = Interface::new(config, &mut device, now);
+    // `wire::parse` has checked that packets are for us; there may be more addresses than smoltcp's table
+    // holds.
+    interface.set_any_ip(true);
     interface.update_ip_addrs(|table| {
         for cidr in addresses {
             // `Config` was checked against the size of this table.

@@ -1,5 +1,7 @@
 //! The Ethernet header that leads back to a peer.
 
+use smoltcp::wire::EthernetAddress;
+
 use super::ETHERNET_HEADER_BYTES;
 
 /// Bytes of an 802.1Q tag.
@@ -18,6 +20,22 @@ pub struct LinkHeader {
 }
 
 impl LinkHeader {
+    /// The untagged header of frames of this ethertype from `source` to `destination`.
+    pub(crate) fn new(
+        destination: EthernetAddress,
+        source: EthernetAddress,
+        ethertype: [u8; 2],
+    ) -> Self {
+        let mut bytes = [0; LINK_HEADER_BYTES_MAX];
+        bytes[0..6].copy_from_slice(destination.as_bytes());
+        bytes[6..12].copy_from_slice(source.as_bytes());
+        bytes[12..ETHERNET_HEADER_BYTES].copy_from_slice(&ethertype);
+        Self {
+            bytes,
+            len: ETHERNET_HEADER_BYTES as u8,
+        }
+    }
+
     /// The header that answers a frame that began with `header` (14, 18 or 22 bytes long).
     pub(super) fn answering(header: &[u8]) -> Self {
         let mut bytes = [0; LINK_HEADER_BYTES_MAX];

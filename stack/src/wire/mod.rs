@@ -23,6 +23,12 @@ pub const IPV6_HEADER_BYTES: usize = 40;
 pub const UDP_HEADER_BYTES: usize = 8;
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
+/// Ethertypes as they are on the wire (IANA, "IEEE 802 Numbers").
+pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// See [`ETHERTYPE_IPV4`].
+pub const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+/// See [`ETHERTYPE_IPV4`].
+pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// An IP address of either version in 16 bytes, IPv4 as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
 ///
@@ -71,6 +77,16 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// The key of a connection between these two ends.
+    pub fn between(local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            peer: peer.ip().into(),
+            local: local.ip().into(),
+            peer_port: peer.port(),
+            local_port: local.port(),
+        }
+    }
+
     /// Our end.
     pub fn local_addr(&self) -> SocketAddr {
         SocketAddr::new(self.local.to_ip(), self.local_port)

@@ -17,6 +17,7 @@ use super::{
     Address, ETHERNET_HEADER_BYTES, FlowKey, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, LinkHeader,
     Reject, UDP_HEADER_BYTES,
 };
+use crate::config::Cidr;
 
 const TCP_HEADER_BYTES_MIN: usize = 20;
 const ICMP_HEADER_BYTES: usize = 8;
@@ -75,6 +76,8 @@ pub struct Local {
     link: EthernetAddress,
     /// Our addresses.
     addresses: Vec<Address>,
+    /// Prefixes whose addresses are all ours.
+    sources: Vec<Cidr>,
     /// The directed broadcast addresses of our IPv4 prefixes.
     broadcasts: Vec<Address>,
     /// Bytes of an IP packet at most.
@@ -82,23 +85,19 @@ pub struct Local {
 }
 
 impl Local {
-    /// `addresses` with their prefix lengths in bits; `mtu` in bytes of an IP packet.
-    pub fn new(link: EthernetAddress, addresses: &[(IpAddr, u8)], mtu: usize) -> Self {
-        let broadcasts = addresses
-            .iter()
-            .filter_map(|(ip, prefix)| match ip {
-                // A /31 has no broadcast address (RFC 3021), nor has a /32.
-                IpAddr::V4(v4) if *prefix < 31 => {
-                    let host_bits = u32::MAX.checked_shr(u32::from(*prefix)).unwrap_or(0);
-                    Some(IpAddr::V4((u32::from(*v4) | host_bits).into()).into())
-                }
-                _ => None,
-            })
-            .collect();
+    /// `addresses` are ours, with the prefixes that are on the link; of `sources` every address in the
+    /// prefix is ours, but for the broadcast addresses. `mtu` in bytes of an IP packet.
+    pub fn new(link: EthernetAddress, addresses: &[Cidr], sources: &[Cidr], mtu: usize) -> Self {
         Self {
             link,
-            addresses: addresses.iter().map(|(ip, _)| (*ip).into()).collect(),
-            broadcasts,
+            addresses: addresses.iter().map(|cidr| cidr.address.into()).collect(),
+            sources: sources.to_vec(),
+            broadcasts: addresses
+                .iter()
+                .chain(sources)
+                .filter_map(|cidr| cidr.broadcast())
+                .map(Address::from)
+                .collect(),
             mtu,
         }
     }
@@ -109,8 +108,19 @@ impl Local {
     }
 
     /// Whether `address` is one of ours.
+    #[inline]
     pub fn has(&self, address: &Address) -> bool {
-        self.addresses.contains(address)
+        self.addresses.contains(address) || self.is_source(address)
+    }
+
+    fn is_source(&self, address: &Address) -> bool {
+        // Most stacks have none, and then this costs nothing.
+        !self.sources.is_empty()
+            && !self.broadcasts.contains(address)
+            && self
+                .sources
+                .iter()
+                .any(|cidr| cidr.contains(address.to_ip()))
     }
 }
 

@@ -14,19 +14,20 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use smoltcp::wire::EthernetAddress;
 
 use self::idle::{Action, Idle};
-use crate::arena::{Arena, Frame, FrameCount, Owner};
-use crate::clock::Clock;
-use crate::config::{Cidr, Limits, Poll};
+use crate::arena::{Arena, Frame, FrameCount, FrameMemory, Owner};
+use crate::client::{Client, Core, Datagram, Datagrams};
+use crate::clock::{self, Clock};
+use crate::config::{ADDRESSES_MAX, Cidr, Limits, Poll};
 use crate::egress::Egress;
 use crate::icmp::Icmp;
-use crate::neighbour;
+use crate::neighbour::{self, Resolver};
 use crate::pool::{Command, Mailbox, Route, Submitter};
 use crate::port::Port;
 use crate::service::Charge;
 use crate::tcp::{StreamPort, Tcp, Turn};
 use crate::telemetry::{Counters, RateLimit};
 use crate::udp::{DatagramPort, Udp, Verdict};
-use crate::wire::{Local, Packet, Reject, TransportKind, parse};
+use crate::wire::{Local, Packet, Reject, Transport, TransportKind, UDP_HEADER_BYTES, parse};
 use crate::{Duration, Instant};
 
 /// What the runtime wants of a worker.
@@ -62,6 +63,9 @@ impl RunSwitch {
 pub(crate) struct WorkerParts {
     pub(crate) link_address: EthernetAddress,
     pub(crate) addresses: Vec<Cidr>,
+    /// See [`Config::sources`](crate::Config::sources).
+    pub(crate) sources: Vec<Cidr>,
+    pub(crate) gateways: Vec<IpAddr>,
     /// The kernel answers ARP, neighbour discovery and ICMP.
     pub(crate) shared_address: bool,
     pub(crate) ip_mtu: usize,
@@ -69,6 +73,7 @@ pub(crate) struct WorkerParts {
     pub(crate) seed: u64,
     pub(crate) streams: Vec<StreamPort>,
     pub(crate) datagrams: Vec<DatagramPort>,
+    pub(crate) client: Option<Box<dyn Client>>,
     pub(crate) pool: Submitter,
     pub(crate) mailbox: Mailbox,
     pub(crate) counters: Arc<Counters>,
@@ -79,8 +84,15 @@ pub(crate) struct Worker<P> {
     port: P,
     local: Local,
     egress: Egress,
+    /// The arena's memory, for reading one frame while others are taken from the arena.
+    memory: Arc<FrameMemory>,
     /// Whether ARP and neighbour discovery are ours to answer.
     answers_neighbours: bool,
+    /// Next hops of what the client sends.
+    resolver: Resolver,
+    /// When the client wants its next turn at the latest, in nanoseconds.
+    client_due: Option<u64>,
+    ip_mtu: usize,
     icmp: Icmp,
     udp: Udp,
     tcp: Tcp,
@@ -96,39 +108,48 @@ impl<P: Port> Worker<P> {
         let WorkerParts {
             link_address,
             addresses,
+            sources,
+            gateways,
             shared_address,
             ip_mtu,
             limits,
             seed,
             streams,
             datagrams,
+            client,
             pool,
             mailbox,
             counters,
         } = parts;
         let mut egress = Egress::new(arena);
-        let ours: Vec<(IpAddr, u8)> = addresses
-            .iter()
-            .map(|cidr| (cidr.address, cidr.prefix))
-            .collect();
+        let local = Local::new(link_address, &addresses, &sources, ip_mtu);
+        // smoltcp and the resolver need an address of each IP version that we have.
+        let mut ours = addresses;
+        ours.extend(sources.iter().map(first_host));
+        ours.truncate(ADDRESSES_MAX);
         let core = mailbox.sender().clone();
         Self {
             port,
-            local: Local::new(link_address, &ours, ip_mtu),
-            answers_neighbours: !shared_address,
+            local,
+            answers_neighbours: !shared_address || !sources.is_empty(),
+            resolver: Resolver::new(link_address, &ours, &gateways),
+            client_due: None,
+            ip_mtu,
             icmp: Icmp::new(ip_mtu, now),
             udp: Udp::new(datagrams, ip_mtu, pool.clone(), core.clone()),
             tcp: Tcp::new(
                 streams,
-                &addresses,
+                &ours,
                 ip_mtu,
                 &limits,
                 seed,
+                client,
                 pool,
                 core,
                 &mut egress,
                 now,
             ),
+            memory: egress.arena.memory(),
             egress,
             mailbox,
             counters,
@@ -144,7 +165,7 @@ impl<P: Port> Worker<P> {
         poll: Poll,
         switch: &RunSwitch,
     ) -> Ended<P> {
-        let mut idle = Idle::new(poll, clock.now());
+        let mut idle = Idle::new(poll, clock::instant(clock.nanos()));
         let mut state = RunState::Running;
         let mut turns = 0u32;
         let result = loop {
@@ -176,7 +197,7 @@ impl<P: Port> Worker<P> {
             if worked {
                 continue;
             }
-            match idle.next(now, self.tcp.next_deadline()) {
+            match idle.next(now, self.next_deadline()) {
                 Action::Spin => std::hint::spin_loop(),
                 Action::BusyPoll => self.port.busy_poll(),
                 Action::Sleep(timeout) => {
@@ -195,7 +216,7 @@ impl<P: Port> Worker<P> {
     ///
     /// If the queue is gone.
     pub(crate) fn turn(&mut self, clock: &mut impl Clock) -> io::Result<Turned> {
-        let mut now = clock.now();
+        let mut nanos = clock.nanos();
         self.egress.arena.collect_loans();
 
         let mut batch = std::mem::take(&mut self.batch);
@@ -203,7 +224,7 @@ impl<P: Port> Worker<P> {
             &mut self.egress.arena,
             &mut batch,
             budget::RX_FRAMES,
-            now,
+            clock::instant(nanos),
             &self.counters,
         );
         let mut worked = !batch.is_empty();
@@ -211,8 +232,8 @@ impl<P: Port> Worker<P> {
             self.counters.rx_batches.increment();
         }
         for frame in batch.drain(..) {
-            self.receive(frame, now);
-            now = self.charge(now, clock);
+            self.receive(frame, nanos);
+            nanos = self.charge(nanos, clock);
         }
         self.batch = batch;
 
@@ -221,15 +242,13 @@ impl<P: Port> Worker<P> {
                 break;
             };
             worked = true;
-            self.carry_out(command, now);
-            now = self.charge(now, clock);
+            self.carry_out(command, nanos);
+            nanos = self.charge(nanos, clock);
         }
+        self.take_client_turn(nanos);
 
-        let mut turn = Turn {
-            egress: &mut self.egress,
-            counters: &self.counters,
-            now,
-        };
+        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
+        let now = turn.now;
         self.tcp.expire(budget::TIMERS, &mut turn);
         // What many connections' deadlines took is no handler's doing.
         self.tcp.take_called();
@@ -263,7 +282,8 @@ impl<P: Port> Worker<P> {
 
     /// A time before which no timer is due.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.tcp.next_deadline()
+        let due = self.client_due.map(clock::instant);
+        self.tcp.next_deadline().into_iter().chain(due).min()
     }
 
     /// The port, to change what it does.
@@ -277,7 +297,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// Classifies a frame and has it handled.
-    fn receive(&mut self, mut frame: Frame, now: Instant) {
+    fn receive(&mut self, mut frame: Frame, nanos: u64) {
         let len = frame.len();
         let buffer = self.egress.arena.buffer_mut(&mut frame);
         let packet = match parse(buffer, len, &self.local) {
@@ -290,7 +310,11 @@ impl<P: Port> Worker<P> {
         };
         let packet = match packet {
             Packet::Neighbour { len } => {
-                if self.answers_neighbours {
+                let bytes = &self.egress.arena.buffer_mut(&mut frame)[..len];
+                let learned = self.resolver.learn(bytes, &self.counters);
+                if learned && !neighbour::is_question(bytes) {
+                    self.egress.arena.free(frame);
+                } else if self.answers_neighbours {
                     neighbour::answer(frame, len, &self.local, &mut self.egress, &self.counters);
                 } else {
                     self.counters.reject(Reject::Neighbour);
@@ -302,14 +326,11 @@ impl<P: Port> Worker<P> {
         };
         match packet.kind {
             TransportKind::Tcp { payload, flags } => {
-                let mut turn = Turn {
-                    egress: &mut self.egress,
-                    counters: &self.counters,
-                    now,
-                };
+                let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
                 self.tcp.receive(frame, &packet, payload, flags, &mut turn);
             }
             TransportKind::Udp { payload_end } => {
+                let now = clock::instant(nanos);
                 let verdict = self.udp.receive(
                     frame,
                     &packet,
@@ -318,7 +339,9 @@ impl<P: Port> Worker<P> {
                     &mut self.egress,
                     &self.counters,
                 );
-                if let Verdict::PortClosed(frame) = verdict {
+                if let Verdict::PortClosed(frame) = verdict
+                    && let Some(frame) = self.give_to_client(frame, &packet, payload_end, nanos)
+                {
                     self.icmp.port_unreachable(
                         frame,
                         &packet,
@@ -336,12 +359,8 @@ impl<P: Port> Worker<P> {
     }
 
     /// Carries out what another thread asked for.
-    fn carry_out(&mut self, command: Command, now: Instant) {
-        let mut turn = Turn {
-            egress: &mut self.egress,
-            counters: &self.counters,
-            now,
-        };
+    fn carry_out(&mut self, command: Command, nanos: u64) {
+        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
         match command {
             Command::Reply {
                 route: Route::Flow(flow),
@@ -374,7 +393,7 @@ impl<P: Port> Worker<P> {
                 ..
             } => {
                 turn.counters.bodies_failed.increment();
-                if self.body_warnings.allows(now) {
+                if self.body_warnings.allows(turn.now) {
                     log::warn!("a response body failed, its connection is reset: {error}");
                 }
                 self.tcp.abort(flow, &mut turn);
@@ -382,10 +401,59 @@ impl<P: Port> Worker<P> {
         }
     }
 
+    /// Lets the client have its turn, if there is one.
+    fn take_client_turn(&mut self, nanos: u64) {
+        let Some(mut client) = self.tcp.take_client() else {
+            return;
+        };
+        self.client_due = client.turn(&mut Core {
+            tcp: &mut self.tcp,
+            resolver: &mut self.resolver,
+            local: &self.local,
+            egress: &mut self.egress,
+            counters: &self.counters,
+            ip_mtu: self.ip_mtu,
+            nanos,
+        });
+        self.tcp.restore_client(client);
+    }
+
+    /// Gives a datagram that is for no service to the client; gives the frame back if there is none.
+    fn give_to_client(
+        &mut self,
+        frame: Frame,
+        packet: &Transport,
+        payload_end: usize,
+        nanos: u64,
+    ) -> Option<Frame> {
+        let Some(mut client) = self.tcp.take_client() else {
+            return Some(frame);
+        };
+        self.counters.client_datagrams.increment();
+        let memory = &self.memory;
+        let start = packet.transport + UDP_HEADER_BYTES;
+        let datagram = Datagram {
+            local: packet.key.local_addr(),
+            peer: packet.key.peer_addr(),
+            payload: &memory.frame(&frame)[start..payload_end],
+            nanos,
+        };
+        let mut datagrams = Datagrams {
+            resolver: &self.resolver,
+            egress: &mut self.egress,
+            counters: &self.counters,
+            ip_mtu: self.ip_mtu,
+        };
+        client.datagram(&datagram, &mut datagrams);
+        self.tcp.restore_client(client);
+        self.egress.arena.free(frame);
+        None
+    }
+
     /// Charges the time since `start` to the handler that ran, if one did; returns the time.
-    fn charge(&mut self, start: Instant, clock: &mut impl Clock) -> Instant {
-        let now = clock.now();
-        let run_time = now - start;
+    fn charge(&mut self, start: u64, clock: &mut impl Clock) -> u64 {
+        let nanos = clock.nanos();
+        let run_time = Duration::from_micros(nanos.saturating_sub(start) / 1000);
         let counters = &self.counters;
         if let Some((service, calls)) = self.tcp.take_called() {
             let charge = service.budget.charge(run_time / calls);
@@ -399,15 +467,12 @@ impl<P: Port> Worker<P> {
                 service.handler.demote();
             }
         }
-        now
+        nanos
     }
 
     fn enter(&mut self, state: RunState, now: Instant) {
-        let mut turn = Turn {
-            egress: &mut self.egress,
-            counters: &self.counters,
-            now,
-        };
+        let nanos = clock::nanos(now);
+        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
         match state {
             RunState::Running => {}
             RunState::Draining => self.tcp.drain(&self.counters),
@@ -433,14 +498,16 @@ impl<P: Port> Worker<P> {
     fn finish(mut self, clock: &mut impl Clock, result: io::Result<()>) -> Ended<P> {
         // Sent frames come home soon or, if the queue is gone, not at all.
         const REAP_TIMEOUT: Duration = Duration::from_millis(200);
-        let until = clock.now() + REAP_TIMEOUT;
-        while self.egress.arena.count().of(Owner::Tx) > 0 && clock.now() < until {
+        let mut now = clock::instant(clock.nanos());
+        let until = now + REAP_TIMEOUT;
+        while self.egress.arena.count().of(Owner::Tx) > 0 && now < until {
             let sent = self.port.transmit(
                 &mut self.egress.arena,
                 &mut self.egress.queue,
-                clock.now(),
+                now,
                 &self.counters,
             );
+            now = clock::instant(clock.nanos());
             if sent.is_err() {
                 break;
             }
@@ -452,6 +519,29 @@ impl<P: Port> Worker<P> {
             arena: self.egress.arena,
             result,
         }
+    }
+}
+
+/// The first address of a source prefix that may be used: not the one that stands for the prefix itself.
+fn first_host(prefix: &Cidr) -> Cidr {
+    let address = match prefix.address {
+        IpAddr::V4(v4) if prefix.prefix < 31 => {
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(prefix.prefix))
+                .unwrap_or(0);
+            IpAddr::V4(((u32::from(v4) & mask) | 1).into())
+        }
+        IpAddr::V6(v6) if prefix.prefix < 127 => {
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(prefix.prefix))
+                .unwrap_or(0);
+            IpAddr::V6(((u128::from(v6) & mask) | 1).into())
+        }
+        other => other,
+    };
+    Cidr {
+        address,
+        prefix: prefix.prefix,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use interruptlet::Cidr;
 use interruptlet::wire::{Local, Packet, TransportKind, parse};
 use libfuzzer_sys::fuzz_target;
 use smoltcp::wire::EthernetAddress;
@@ -11,11 +12,18 @@ use smoltcp::wire::EthernetAddress;
 const GUARD: u8 = 0xa5;
 
 fuzz_target!(|data: &[u8]| {
+    let cidr = |address: IpAddr, prefix| Cidr { address, prefix };
     let addresses = [
-        (IpAddr::from([192, 0, 2, 1]), 24),
-        (IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]), 64),
+        cidr(IpAddr::from([192, 0, 2, 1]), 24),
+        cidr(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]), 64),
     ];
-    let local = Local::new(EthernetAddress([2, 0, 0, 0, 0, 1]), &addresses, 1500);
+    let sources = [cidr(IpAddr::from([10, 9, 1, 0]), 24)];
+    let local = Local::new(
+        EthernetAddress([2, 0, 0, 0, 0, 1]),
+        &addresses,
+        &sources,
+        1500,
+    );
     let len = data.len();
     let mut buffer = data.to_vec();
     buffer.resize(len + 64, GUARD);

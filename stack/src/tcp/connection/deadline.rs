@@ -2,8 +2,9 @@
 //! engine's own deadlines.)
 
 use super::{Connection, Phase, Window};
+use crate::clock;
 use crate::flow::FlowId;
-use crate::tcp::{Resources, Turn};
+use crate::tcp::{Resources, StreamPort, Turn};
 use crate::{Duration, Instant};
 
 /// How long a handshake may take. SYN-ACKs are repeated within it.
@@ -16,7 +17,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
-    /// The ACK of our SYN-ACK.
+    /// The rest of the handshake.
     Handshake,
     /// The rest of a request.
     Request,
@@ -40,6 +41,11 @@ impl Connection {
     ) {
         if self.retry_at.is_some_and(|at| at <= turn.now) {
             self.retry_at = None;
+        }
+        if let Some(side) = &mut self.client
+            && side.read_at.is_some_and(|at| at <= turn.nanos)
+        {
+            side.read_at = None;
         }
         let due = self
             .own_deadline(resources)
@@ -69,7 +75,7 @@ impl Connection {
 
     /// What the connection's own deadline is about.
     fn waiting_for(&mut self, resources: &Resources) -> Waiting {
-        if self.phase == Phase::Handshake {
+        if matches!(self.phase, Phase::Opening | Phase::Handshake) {
             Waiting::Handshake
         } else if self.deferred {
             Waiting::Nothing
@@ -77,9 +83,11 @@ impl Connection {
             Waiting::Taking
         } else if self.closing {
             Waiting::Close
+        } else if self.client.is_some() {
+            Waiting::Nothing
         } else if self.request_since.is_some() {
             Waiting::Request
-        } else if resources.ports[self.service].idle_timeout.is_some() {
+        } else if self.service(resources).idle_timeout.is_some() {
             Waiting::Idle
         } else {
             Waiting::Nothing
@@ -88,20 +96,29 @@ impl Connection {
 
     /// When the connection, not its engine, wants to be looked at again.
     pub(super) fn own_deadline(&mut self, resources: &Resources) -> Option<Instant> {
-        let service = &resources.ports[self.service];
         let deadline = match self.waiting_for(resources) {
             Waiting::Handshake => Some(self.progress_at + HANDSHAKE_TIMEOUT),
             Waiting::Taking => Some(self.progress_at + STALL_TIMEOUT),
             Waiting::Close => Some(self.progress_at + LINGER_TIMEOUT),
             Waiting::Request => self
                 .request_since
-                .map(|since| since + service.request_timeout),
-            Waiting::Idle => service
+                .map(|since| since + self.service(resources).request_timeout),
+            Waiting::Idle => self
+                .service(resources)
                 .idle_timeout
                 .map(|timeout| self.progress_at + timeout),
             Waiting::Nothing => None,
         };
-        earliest(deadline, self.retry_at)
+        let read_at = self
+            .client
+            .as_ref()
+            .and_then(|side| side.read_at)
+            .map(|nanos| clock::instant(nanos.next_multiple_of(1000)));
+        earliest(earliest(deadline, self.retry_at), read_at)
+    }
+
+    fn service<'a>(&self, resources: &'a Resources) -> &'a StreamPort {
+        &resources.ports[self.service]
     }
 }
 

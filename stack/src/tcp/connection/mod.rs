@@ -6,10 +6,12 @@
 //! the clock is a handler's, not that of the segments that its reply takes, and all segments of a batch
 //! are acknowledged together.
 //!
+//! * [`client`]: the other side, for connections that we opened.
 //! * [`window`]: where the unconsumed bytes can be seen as one slice.
 //! * [`slow`]: deferring, and handlers that were demoted.
 //! * [`deadline`]: what the connection waits for, and how long.
 
+mod client;
 mod deadline;
 mod slow;
 mod window;
@@ -19,6 +21,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use smoltcp::socket::tcp::State;
 
+pub(super) use self::client::ClientSide;
 use self::deadline::earliest;
 pub(super) use self::window::Window;
 use super::engine::Engine;
@@ -41,8 +44,10 @@ const RETRY_DELAY: Duration = Duration::from_millis(2);
 pub(super) struct Connection {
     link: LinkHeader,
     engine: Engine,
-    /// Which of the core's services this is a connection of.
+    /// Which of the core's services this is a connection of; of no meaning for one that we opened.
     service: usize,
+    /// For a connection that we opened.
+    client: Option<ClientSide>,
     local: SocketAddr,
     peer: SocketAddr,
     pub(super) phase: Phase,
@@ -77,7 +82,9 @@ pub(super) struct Connection {
 /// How far a connection has come, as far as the core's bounds and its drain care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The handshake is not complete.
+    /// We opened it, and the handshake is not complete.
+    Opening,
+    /// The peer opened it, and the handshake is not complete.
     Handshake,
     /// Data may flow, or our side is being closed.
     Open,
@@ -95,6 +102,7 @@ pub(super) enum Status {
 }
 
 impl Connection {
+    /// One that a peer opens, with a SYN of this sequence number.
     pub(super) fn new(
         engine: Engine,
         service: usize,
@@ -104,17 +112,46 @@ impl Connection {
         syn_seq: u32,
         now: Instant,
     ) -> Self {
+        let mut connection = Self::begin(engine, Phase::Handshake, local, peer, link, now);
+        connection.service = service;
+        connection.next_seq = syn_seq.wrapping_add(1);
+        connection
+    }
+
+    /// One that we open.
+    pub(super) fn open(
+        engine: Engine,
+        client: ClientSide,
+        local: SocketAddr,
+        peer: SocketAddr,
+        link: LinkHeader,
+        now: Instant,
+    ) -> Self {
+        let mut connection = Self::begin(engine, Phase::Opening, local, peer, link, now);
+        connection.client = Some(client);
+        connection
+    }
+
+    fn begin(
+        engine: Engine,
+        phase: Phase,
+        local: SocketAddr,
+        peer: SocketAddr,
+        link: LinkHeader,
+        now: Instant,
+    ) -> Self {
         Self {
             link,
             engine,
-            service,
+            service: 0,
+            client: None,
             local,
             peer,
-            phase: Phase::Handshake,
-            counted_as: Phase::Handshake,
+            phase,
+            counted_as: phase,
             gone: false,
             touched: false,
-            next_seq: syn_seq.wrapping_add(1),
+            next_seq: 0,
             last_ack: 0,
             deferred: false,
             shown: None,
@@ -125,6 +162,11 @@ impl Connection {
             retry_at: None,
             armed: None,
         }
+    }
+
+    /// Whether we opened it.
+    pub(super) fn is_client(&self) -> bool {
+        self.client.is_some()
     }
 
     /// What can be used again, and the body source that nobody needs any more.
@@ -148,7 +190,8 @@ impl Connection {
         resources: &mut Resources,
         turn: &mut Turn<'_>,
     ) -> Window {
-        if segment.flags & (SYN | ACK | RST) == SYN && self.phase != Phase::Handshake {
+        let opening = matches!(self.phase, Phase::Opening | Phase::Handshake);
+        if segment.flags & (SYN | ACK | RST) == SYN && !opening {
             let packet = &mut resources.memory.frame_mut(&mut frame)[..segment.end];
             self.make_challenged(packet, segment);
         }
@@ -169,7 +212,12 @@ impl Connection {
         let socket = self.engine.socket();
         let received = socket.recv_queue();
         let taken = socket.send_queue() < unsent_before;
+        self.note_client_end(segment.flags & RST != 0);
+        let opening = self.phase == Phase::Opening;
         let established = self.note_established(turn);
+        if established && opening {
+            self.next_seq = segment.seq.wrapping_add(1);
+        }
         // Who keeps sending after we closed is not getting anything done.
         if taken || (received > received_before && !self.closing) {
             self.progress_at = turn.now;
@@ -210,10 +258,14 @@ impl Connection {
         resources: &mut Resources,
         turn: &mut Turn<'_>,
     ) {
-        loop {
-            self.pump(id, resources, turn);
-            if !self.serve_one(id, &mut window, resources, turn) {
-                break;
+        if self.is_client() {
+            self.attend(id, resources, turn);
+        } else {
+            loop {
+                self.pump(id, resources, turn);
+                if !self.serve_one(id, &mut window, resources, turn) {
+                    break;
+                }
             }
         }
         if let Some(frame) = window.take_frame() {
@@ -227,7 +279,8 @@ impl Connection {
             return Status::Gone;
         }
         let idle = self.engine.socket().recv_queue() == 0 && !self.is_busy();
-        if resources.draining && idle && self.phase != Phase::Handshake {
+        let opening = matches!(self.phase, Phase::Opening | Phase::Handshake);
+        if resources.draining && idle && !opening {
             self.closing = true;
         }
         if self.closing && self.out.is_empty() && !self.deferred {
@@ -306,10 +359,10 @@ impl Connection {
 
     /// Notices the end of the handshake; returns whether it was now.
     fn note_established(&mut self, turn: &Turn<'_>) -> bool {
-        let established = self.phase == Phase::Handshake
+        let established = matches!(self.phase, Phase::Opening | Phase::Handshake)
             && !matches!(
                 self.engine.state(),
-                State::Listen | State::SynReceived | State::Closed
+                State::Listen | State::SynSent | State::SynReceived | State::Closed
             );
         if established {
             self.phase = Phase::Open;

@@ -1,37 +1,22 @@
-//! ARP and neighbour discovery for addresses that are ours alone: questions are answered on their own
-//! frame, whoever asks.
+//! Questions about addresses that are ours alone, answered on their own frame, whoever asks.
 //!
-//! There is no table of neighbours: flows answer to the link address that their peer's frames come from.
-//! So everything but a question about one of our addresses is ignored.
+//! Everything but a question about one of our addresses is ignored.
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
+use super::{
+    ADVERTISEMENT, ARP_BYTES, ARP_KIND, ARP_REPLY, ARP_REQUEST, MESSAGE_BYTES,
+    MESSAGE_WITH_LINK_BYTES, SOLICITATION, TARGET_LINK_OPTION, ipv4, ipv6,
+};
 use crate::arena::Frame;
 use crate::egress::Egress;
 use crate::telemetry::Counters;
 use crate::wire::checksum::Sum;
 use crate::wire::{Address, ETHERNET_HEADER_BYTES, IPV6_HEADER_BYTES, Local, Reject, ip};
 
-/// Bytes of an ARP packet for IPv4 over Ethernet (RFC 826).
-const ARP_BYTES: usize = 28;
-/// Its first six bytes: Ethernet, IPv4, and the lengths of their addresses.
-const ARP_KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
-const ARP_REQUEST: [u8; 2] = [0, 1];
-const ARP_REPLY: [u8; 2] = [0, 2];
-
-/// ICMPv6 types (RFC 4861 sections 4.3 and 4.4).
-const SOLICITATION: u8 = 135;
-const ADVERTISEMENT: u8 = 136;
-/// Bytes of a solicitation without options.
-const SOLICITATION_BYTES: usize = 24;
-/// Bytes of an advertisement with its one option.
-const ADVERTISEMENT_BYTES: usize = 32;
 /// Flags of an advertisement: an answer, and to override what was known.
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
-/// Option "target link-layer address", one unit of eight bytes.
-const TARGET_LINK_OPTION: [u8; 2] = [2, 1];
-
 /// Answers the question in the first `len` bytes of `frame`, or drops and counts it.
 pub(crate) fn answer(
     mut frame: Frame,
@@ -84,25 +69,15 @@ fn answer_arp(frame: &mut [u8], len: usize, local: &Local) -> Option<usize> {
     Some(ETHERNET_HEADER_BYTES + ARP_BYTES)
 }
 
-fn ipv4(bytes: &[u8]) -> Address {
-    let mut octets = [0; 4];
-    octets.copy_from_slice(bytes);
-    std::net::IpAddr::from(octets).into()
-}
-
 /// RFC 4861 section 7.2.4. Checksum and hop limit were verified. Returns the length of the answer.
 fn answer_solicitation(frame: &mut [u8], len: usize, local: &Local) -> Option<usize> {
     let packet = frame.get(ETHERNET_HEADER_BYTES..len)?;
     let message = packet.get(IPV6_HEADER_BYTES..)?;
-    if message.len() < SOLICITATION_BYTES || message[0] != SOLICITATION || message[1] != 0 {
+    if message.len() < MESSAGE_BYTES || message[0] != SOLICITATION || message[1] != 0 {
         return None;
     }
-    let mut asker = [0; 16];
-    asker.copy_from_slice(&packet[8..24]);
-    let mut target = [0; 16];
-    target.copy_from_slice(&message[8..24]);
-    let asker = std::net::Ipv6Addr::from(asker);
-    let target = Address::from(std::net::IpAddr::from(target));
+    let asker = ipv6(&packet[8..24]);
+    let target = Address::from(std::net::IpAddr::V6(ipv6(&message[8..24])));
     if !local.has(&target) || target.is_ipv4() || asker.is_multicast() {
         return None;
     }
@@ -122,7 +97,7 @@ fn answer_solicitation(frame: &mut [u8], len: usize, local: &Local) -> Option<us
     } else {
         EthernetFrame::new_unchecked(&*frame).src_addr()
     };
-    let answer_len = ETHERNET_HEADER_BYTES + IPV6_HEADER_BYTES + ADVERTISEMENT_BYTES;
+    let answer_len = ETHERNET_HEADER_BYTES + IPV6_HEADER_BYTES + MESSAGE_WITH_LINK_BYTES;
     let answer = frame.get_mut(ETHERNET_HEADER_BYTES..answer_len)?;
     let destination = Address::from(std::net::IpAddr::V6(destination));
     ip::write_header(answer, &target, &destination, ip::PROTOCOL_ICMPV6);
@@ -137,7 +112,7 @@ fn answer_solicitation(frame: &mut [u8], len: usize, local: &Local) -> Option<us
         &target,
         &destination,
         ip::PROTOCOL_ICMPV6,
-        ADVERTISEMENT_BYTES as u16,
+        MESSAGE_WITH_LINK_BYTES as u16,
     );
     let field = sum.plus(message).finish();
     message[2..4].copy_from_slice(&field);

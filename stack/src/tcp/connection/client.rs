@@ -1,0 +1,224 @@
+//! The client's side of a connection: its engine and the core's [`Client`] in conversation.
+
+use super::{Connection, Phase, State};
+use crate::client::{Actions, Client, End, Stream, StreamId};
+use crate::flow::FlowId;
+use crate::tcp::{Resources, Turn};
+
+/// What a connection that we opened has besides what every connection has.
+#[derive(Debug)]
+pub(in crate::tcp) struct ClientSide {
+    /// What the client calls it.
+    token: u64,
+    /// When to show the client again what it left, in nanoseconds of the loop's clock.
+    pub(super) read_at: Option<u64>,
+    /// The client gave more than there was room for.
+    wants_room: bool,
+    told_connected: bool,
+    told_ended: bool,
+    told_closed: bool,
+    /// How it ended, once that is known.
+    end: Option<End>,
+}
+
+impl ClientSide {
+    pub(in crate::tcp) fn new(token: u64) -> Self {
+        Self {
+            token,
+            read_at: None,
+            wants_room: false,
+            told_connected: false,
+            told_ended: false,
+            told_closed: false,
+            end: None,
+        }
+    }
+
+    /// The first cause is the one that counts.
+    pub(super) fn note_end(&mut self, end: End) {
+        self.end.get_or_insert(end);
+    }
+}
+
+impl Connection {
+    /// Tells the client what there is to tell, and does what it asks for.
+    pub(super) fn attend(&mut self, id: FlowId, resources: &mut Resources, turn: &mut Turn<'_>) {
+        let Resources {
+            client: Some(client),
+            actions,
+            ..
+        } = resources
+        else {
+            return;
+        };
+        if self.phase == Phase::Opening {
+            return;
+        }
+        let client = client.as_mut();
+        if !self.tell(|side| &mut side.told_connected) {
+            self.event(id, turn, actions, |stream| client.connected(stream));
+        }
+        self.show(id, client, actions, turn);
+        let ended = self.peer_has_closed() && self.engine.socket().recv_queue() == 0;
+        if ended && !self.closing && !self.tell(|side| &mut side.told_ended) {
+            self.event(id, turn, actions, |stream| client.ended(stream));
+        }
+        let waits = self.client.as_ref().is_some_and(|side| side.wants_room);
+        if waits && self.room() > 0 && !self.closing {
+            if let Some(side) = &mut self.client {
+                side.wants_room = false;
+            }
+            self.event(id, turn, actions, |stream| client.writable(stream));
+        }
+    }
+
+    /// Lets the client act on the connection out of turn.
+    pub(in crate::tcp) fn act(
+        &mut self,
+        id: FlowId,
+        turn: &Turn<'_>,
+        actions: &mut Actions,
+        act: impl FnOnce(&mut Stream<'_>),
+    ) {
+        self.event(id, turn, actions, act);
+    }
+
+    /// The client's last event, if it has not had it: the connection is over.
+    pub(in crate::tcp) fn tell_closed(&mut self, client: &mut dyn Client) {
+        let in_order = self.phase == Phase::TimeWait;
+        let opening = self.phase == Phase::Opening;
+        let Some(side) = &mut self.client else {
+            return;
+        };
+        if std::mem::replace(&mut side.told_closed, true) {
+            return;
+        }
+        let end = side.end.unwrap_or(if in_order {
+            End::Closed
+        } else if opening {
+            End::ConnectTimeout
+        } else {
+            End::Unanswered
+        });
+        client.closed(side.token, end);
+    }
+
+    /// Shows the client what was received, for as long as it takes it.
+    fn show(
+        &mut self,
+        id: FlowId,
+        client: &mut dyn Client,
+        actions: &mut Actions,
+        turn: &Turn<'_>,
+    ) {
+        // At most twice and once more after a reply: the ring may wrap once.
+        while self.engine.socket().recv_queue() > 0 {
+            if self.closing {
+                let _ = self.engine.socket().recv(|bytes| (bytes.len(), ()));
+                continue;
+            }
+            let room = self.room();
+            let Some(side) = &self.client else {
+                return;
+            };
+            actions.clear();
+            let mut stream = Stream {
+                id: StreamId(id),
+                token: side.token,
+                nanos: turn.nanos,
+                room,
+                actions,
+            };
+            let (taken, shown) = self
+                .engine
+                .socket()
+                .recv(|bytes| {
+                    let taken = client.received(bytes, &mut stream).min(bytes.len());
+                    (taken, (taken, bytes.len()))
+                })
+                .unwrap_or((0, 0));
+            if taken > 0 {
+                self.progress_at = turn.now;
+            }
+            self.carry_out_actions(actions);
+            if taken < shown || shown == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Runs one event of the client, and does what it asks for.
+    fn event(
+        &mut self,
+        id: FlowId,
+        turn: &Turn<'_>,
+        actions: &mut Actions,
+        event: impl FnOnce(&mut Stream<'_>),
+    ) {
+        let room = self.room();
+        let Some(side) = &self.client else {
+            return;
+        };
+        actions.clear();
+        let mut stream = Stream {
+            id: StreamId(id),
+            token: side.token,
+            nanos: turn.nanos,
+            room,
+            actions,
+        };
+        event(&mut stream);
+        self.carry_out_actions(actions);
+    }
+
+    fn carry_out_actions(&mut self, actions: &Actions) {
+        let Some(side) = &mut self.client else {
+            return;
+        };
+        side.wants_room |= actions.wants_room;
+        if actions.read_at.is_some() {
+            side.read_at = actions.read_at;
+        }
+        if actions.abort {
+            side.note_end(End::Aborted);
+            self.abort();
+            return;
+        }
+        if !actions.outbox.is_empty() {
+            // All of it: no more was taken than there was room for.
+            let _ = self.engine.socket().send_slice(&actions.outbox);
+        }
+        self.closing |= actions.close;
+    }
+
+    /// Bytes that may be sent now.
+    fn room(&mut self) -> usize {
+        let socket = self.engine.socket();
+        if self.closing || !socket.may_send() {
+            return 0;
+        }
+        socket.send_capacity() - socket.send_queue()
+    }
+
+    /// Raises a flag of the client's side; returns whether it was up, as for a connection without one.
+    fn tell(&mut self, flag: impl FnOnce(&mut ClientSide) -> &mut bool) -> bool {
+        self.client
+            .as_mut()
+            .is_none_or(|side| std::mem::replace(flag(side), true))
+    }
+
+    /// Notes how the connection ended, if what was just taken in ended it.
+    pub(super) fn note_client_end(&mut self, reset: bool) {
+        let closed = self.engine.state() == State::Closed;
+        let opening = self.phase == Phase::Opening;
+        if let Some(side) = &mut self.client
+            && closed
+        {
+            side.note_end(match (reset, opening) {
+                (true, true) => End::Refused,
+                (true, false) => End::Reset,
+                (false, _) => End::Closed,
+            });
+        }
+    }
+}
