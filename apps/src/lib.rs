@@ -6,5 +6,6 @@
 pub mod cli;
 pub mod echo;
 pub mod http;
+pub mod load;
 pub mod printer;
 pub mod serve;
