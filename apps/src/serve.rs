@@ -110,7 +110,7 @@ pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Fai
 }
 
 /// A flag that SIGTERM and SIGINT raise; when it is up already they end the process.
-fn signals() -> io::Result<Arc<AtomicBool>> {
+pub(crate) fn signals() -> io::Result<Arc<AtomicBool>> {
     let raised = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         // In this order: the first signal finds it down.

@@ -1,18 +1,28 @@
 //! The load generator: asks a server on the client side of our own stack, checks every answer, and counts.
 //!
-//! * [`target`]: what is asked for.
+//! * [`cli`], [`target`], [`plan`]: what is asked for.
+//! * [`run`]: the main thread: starts the stack, looks at signals and processes, prints.
+//! * [`course`], [`stream`], [`datagram`]: what runs on the core: the phases of a run, and the clients that open
+//!   connections, ask, and look after what is late.
 //! * [`echo`], [`http`]: the two ends of a conversation as they should be, without I/O; [`pattern`] has the
 //!   bytes.
 //! * [`sources`], [`schedule`], [`timeouts`]: our addresses; what is due when.
-//! * [`record`], [`proc`]: what is counted, what it cost the processes.
+//! * [`record`], [`proc`], [`report`]: what is counted, what it cost the processes, and how it is told.
 
+pub mod cli;
+pub mod course;
+pub mod datagram;
 pub mod echo;
 pub mod http;
 pub mod pattern;
+pub mod plan;
 pub mod proc;
 pub mod record;
+pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod sources;
+pub mod stream;
 pub mod target;
 pub mod timeouts;
 
@@ -37,3 +47,6 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
