@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
-use interruptlet::{Cidr, Config};
+use interruptlet::{Cidr, Config, Limits};
 
 /// Echo TCP and UDP on one port, straight from the network card's queues (AF_XDP).
 #[derive(Debug, Clone, Parser)]
@@ -67,8 +67,7 @@ pub struct StackArgs {
 
     /// Router for connections that the stack opens; one for each IP version; repeatable
     ///
-    /// A server needs none to answer: answers go back to where the frame of the request came from. It is
-    /// checked and kept for what the stack may open itself.
+    /// A server needs none to answer: answers go back to where the frame of the request came from.
     #[arg(long = "gateway", value_name = "IP")]
     pub gateways: Vec<IpAddr>,
 
@@ -91,6 +90,12 @@ pub struct StackArgs {
     /// The kernel uses the addresses too: take only our port from it, and leave it ARP, ND and ICMP
     #[arg(long)]
     pub shared_address: bool,
+
+    /// Connections at most, for each queue; beyond, new ones are ignored
+    ///
+    /// Each takes memory as it is used: some 2 KB, and up to 80 KB more while bytes are under way.
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub flows: u32,
 
     /// Print the counters every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -198,6 +203,10 @@ impl StackArgs {
             poll: args.poll.into(),
             shared_address: args.shared_address,
             slow_threads,
+            limits: Limits {
+                flows: args.flows as usize,
+                ..Limits::default()
+            },
             ..Config::new(args.interface)
         })
     }
@@ -283,9 +292,11 @@ mod tests {
     fn everything_given() {
         let stack = stack(
             "--address 192.0.2.1/24 --address 2001:db8::1/64 --gateway 192.0.2.254 --gateway fe80::1 \
-             --queues 2,3 --cores 1,0 --mode zero-copy --poll busy --shared-address --stats-interval 5",
+             --queues 2,3 --cores 1,0 --mode zero-copy --poll busy --shared-address --stats-interval 5 \
+             --flows 500000",
         )
         .unwrap();
+        assert_eq!(stack.config(1).unwrap().limits.flows, 500_000);
         assert_eq!((stack.addresses.len(), stack.gateways.len()), (2, 2));
         assert_eq!((stack.queues, stack.cores), (vec![2, 3], vec![1, 0]));
         assert_eq!((stack.mode, stack.poll), (Mode::ZeroCopy, Poll::Busy));
@@ -333,6 +344,7 @@ mod tests {
             "--address 192.0.2.1/24 --queues x",
             "--address 192.0.2.1/24 --mode fast",
             "--address 192.0.2.1/24 --stats-interval 0",
+            "--address 192.0.2.1/24 --flows 0",
         ] {
             let words = format!("ilet-echo --interface eth0 {options}");
             let error = EchoArgs::try_parse_from(words.split_whitespace()).unwrap_err();
