@@ -187,7 +187,6 @@ impl Connection {
             side.read_at = actions.read_at;
         }
         if actions.abort {
-            side.note_end(End::Aborted);
             self.abort();
             return;
         }

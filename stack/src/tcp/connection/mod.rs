@@ -28,6 +28,7 @@ use super::engine::Engine;
 use super::outgoing::Outgoing;
 use super::{ACK, RST, Resources, SYN, Segment, Turn};
 use crate::arena::Frame;
+use crate::client::End;
 use crate::config::ENGINE_RX_BYTES;
 use crate::device::{Device, SndMax};
 use crate::flow::FlowId;
@@ -348,6 +349,9 @@ impl Connection {
     /// Resets the connection.
     pub(super) fn abort(&mut self) {
         self.deferred = false;
+        if let Some(side) = &mut self.client {
+            side.note_end(End::Aborted);
+        }
         self.engine.socket().abort();
     }
 
