@@ -4,7 +4,6 @@
 //! the time only from the clock that it is given, and does I/O only through its port.
 
 mod budget;
-mod idle;
 
 use std::io;
 use std::net::IpAddr;
@@ -13,15 +12,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use smoltcp::wire::EthernetAddress;
 
-use self::idle::{Action, Idle};
-use crate::arena::{Arena, Frame, FrameCount, Owner};
+use crate::arena::{Arena, Frame, FrameCount};
 use crate::clock::Clock;
 use crate::config::{Cidr, Limits, Poll};
 use crate::egress::Egress;
 use crate::icmp::Icmp;
 use crate::neighbour;
 use crate::pool::{Command, Mailbox, Route, Submitter};
-use crate::port::Port;
+use crate::port::idle::{Action, Idle};
+use crate::port::{self, Port};
 use crate::service::Charge;
 use crate::tcp::{StreamPort, Tcp, Turn};
 use crate::telemetry::{Counters, RateLimit};
@@ -431,21 +430,13 @@ impl<P: Port> Worker<P> {
 
     /// Sends what is left and takes the frames home.
     fn finish(mut self, clock: &mut impl Clock, result: io::Result<()>) -> Ended<P> {
-        // Sent frames come home soon or, if the queue is gone, not at all.
-        const REAP_TIMEOUT: Duration = Duration::from_millis(200);
-        let until = clock.now() + REAP_TIMEOUT;
-        while self.egress.arena.count().of(Owner::Tx) > 0 && clock.now() < until {
-            let sent = self.port.transmit(
-                &mut self.egress.arena,
-                &mut self.egress.queue,
-                clock.now(),
-                &self.counters,
-            );
-            if sent.is_err() {
-                break;
-            }
-            self.port.reap(&mut self.egress.arena, &self.counters);
-        }
+        port::settle(
+            &mut self.port,
+            &mut self.egress.arena,
+            &mut self.egress.queue,
+            clock,
+            &self.counters,
+        );
         self.counters.publish_frames(&self.egress.arena.count());
         Ended {
             port: self.port,
