@@ -102,7 +102,7 @@ pub struct StackArgs {
     pub stats_interval: Option<u32>,
 }
 
-const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT when the requests in progress are answered.\n\
+pub(crate) const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT when the requests in progress are answered.\n\
     Exit code: 0 after a signal, 1 if it could not start or go on, 2 for a wrong command line.";
 
 /// How frames reach the queue.
@@ -165,6 +165,22 @@ pub enum Misuse {
         option: &'static str,
         /// The value.
         value: String,
+    },
+    /// Both ends of a packet have one IP version.
+    #[error("--source {from} and --target {to}: give two addresses of one IP version")]
+    Versions {
+        /// The source.
+        from: IpAddr,
+        /// The target.
+        to: IpAddr,
+    },
+    /// A message that no packet of the interface holds.
+    #[error("--size {size}: a packet of this interface holds {most} bytes, give at most that")]
+    Size {
+        /// The size given, in bytes.
+        size: usize,
+        /// What there is room for, in bytes.
+        most: usize,
     },
 }
 
@@ -232,7 +248,7 @@ fn once<'a, T: Eq + Hash + ToString + 'a>(
     Ok(())
 }
 
-fn port() -> clap::builder::RangedI64ValueParser<u16> {
+pub(crate) fn port() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..)
 }
 
