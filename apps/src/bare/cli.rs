@@ -46,7 +46,7 @@ pub struct SendArgs {
     #[arg(long, value_name = "IP")]
     pub source: IpAddr,
 
-    /// Where ilet-reflect or another UDP echo serves, as 192.0.2.2:9 or [2001:db8::2]:9
+    /// Where ilet-reflect or another UDP echo serves, as 192.0.2.2:9; an IPv6 address in brackets
     #[arg(long, value_name = "IP:P")]
     pub target: SocketAddr,
 
