@@ -126,6 +126,8 @@ pub struct MemoryArgs {
     pub connections: usize,
 
     /// Requests to count, in all repetitions together
+    ///
+    /// Fewer than connections leave the last of them out, which smoltcp finds last: make it a multiple.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub requests: u64,
 
