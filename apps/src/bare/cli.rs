@@ -46,7 +46,7 @@ pub struct SendArgs {
     #[arg(long, value_name = "IP")]
     pub source: IpAddr,
 
-    /// Where ilet-reflect or another UDP echo serves, as 192.0.2.2:9 or [2001:db8::2]:9
+    /// Where ilet-reflect or another UDP echo serves, as 192.0.2.2:9; an IPv6 address in brackets
     #[arg(long, value_name = "IP:P")]
     pub target: SocketAddr,
 
@@ -126,6 +126,8 @@ pub struct MemoryArgs {
     pub connections: usize,
 
     /// Requests to count, in all repetitions together
+    ///
+    /// Fewer than connections leave the last of them out, which smoltcp finds last: make it a multiple.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub requests: u64,
 

@@ -1,7 +1,7 @@
 //! What one TCP echo request costs in user space: a server over memory, and a client that costs it nothing.
 //!
 //! Both servers take their frames from the same in-memory port and are driven turn by turn; only their turns
-//! ([`counted_turn`]) are timed, and a profiler can be told to count nothing else. The client writes its
+//! (`counted_turn`) are timed, and a profiler can be told to count nothing else. The client writes its
 //! segments into one prepared frame, and checks every answer, outside of that.
 //!
 //! Time is virtual and a turn takes as long as a turn on a network may, so that no timer is due while a round

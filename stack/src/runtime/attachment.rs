@@ -46,6 +46,7 @@ impl Attachment {
         udp_ports: &[u16],
     ) -> Result<(Self, XskPort, Arena), StartError> {
         let interface = check::config(config)?;
+        check::warn_of_unserved_queues(config, &interface);
         let (queue, core) = (config.queues[0], config.cores[0]);
         let reservations = reserve(config, &interface, tcp_ports, udp_ports)?;
         let program = Program::attach(&config.interface, &rules(config, tcp_ports, udp_ports))?;
