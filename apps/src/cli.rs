@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
-use interruptlet::{Cidr, Config};
+use interruptlet::{Cidr, Config, Limits};
 
 /// Echo TCP and UDP on one port, straight from the network card's queues (AF_XDP).
 #[derive(Debug, Clone, Parser)]
@@ -67,8 +67,7 @@ pub struct StackArgs {
 
     /// Router for connections that the stack opens; one for each IP version; repeatable
     ///
-    /// A server needs none to answer: answers go back to where the frame of the request came from. It is
-    /// checked and kept for what the stack may open itself.
+    /// A server needs none to answer: answers go back to where the frame of the request came from.
     #[arg(long = "gateway", value_name = "IP")]
     pub gateways: Vec<IpAddr>,
 
@@ -92,12 +91,18 @@ pub struct StackArgs {
     #[arg(long)]
     pub shared_address: bool,
 
+    /// Connections at most, for each queue; beyond, new ones are ignored
+    ///
+    /// Each takes memory as it is used: some 2 KB, and up to 80 KB more while bytes are under way.
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub flows: u32,
+
     /// Print the counters every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub stats_interval: Option<u32>,
 }
 
-const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT when the requests in progress are answered.\n\
+pub(crate) const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT when the requests in progress are answered.\n\
     Exit code: 0 after a signal, 1 if it could not start or go on, 2 for a wrong command line.";
 
 /// How frames reach the queue.
@@ -161,6 +166,22 @@ pub enum Misuse {
         /// The value.
         value: String,
     },
+    /// Both ends of a packet have one IP version.
+    #[error("--source {from} and --target {to}: give two addresses of one IP version")]
+    Versions {
+        /// The source.
+        from: IpAddr,
+        /// The target.
+        to: IpAddr,
+    },
+    /// A message that no packet of the interface holds.
+    #[error("--size {size}: a packet of this interface holds {most} bytes, give at most that")]
+    Size {
+        /// The size given, in bytes.
+        size: usize,
+        /// What there is room for, in bytes.
+        most: usize,
+    },
 }
 
 impl StackArgs {
@@ -198,6 +219,10 @@ impl StackArgs {
             poll: args.poll.into(),
             shared_address: args.shared_address,
             slow_threads,
+            limits: Limits {
+                flows: args.flows as usize,
+                ..Limits::default()
+            },
             ..Config::new(args.interface)
         })
     }
@@ -223,7 +248,7 @@ fn once<'a, T: Eq + Hash + ToString + 'a>(
     Ok(())
 }
 
-fn port() -> clap::builder::RangedI64ValueParser<u16> {
+pub(crate) fn port() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..)
 }
 
@@ -283,9 +308,11 @@ mod tests {
     fn everything_given() {
         let stack = stack(
             "--address 192.0.2.1/24 --address 2001:db8::1/64 --gateway 192.0.2.254 --gateway fe80::1 \
-             --queues 2,3 --cores 1,0 --mode zero-copy --poll busy --shared-address --stats-interval 5",
+             --queues 2,3 --cores 1,0 --mode zero-copy --poll busy --shared-address --stats-interval 5 \
+             --flows 500000",
         )
         .unwrap();
+        assert_eq!(stack.config(1).unwrap().limits.flows, 500_000);
         assert_eq!((stack.addresses.len(), stack.gateways.len()), (2, 2));
         assert_eq!((stack.queues, stack.cores), (vec![2, 3], vec![1, 0]));
         assert_eq!((stack.mode, stack.poll), (Mode::ZeroCopy, Poll::Busy));
@@ -333,6 +360,7 @@ mod tests {
             "--address 192.0.2.1/24 --queues x",
             "--address 192.0.2.1/24 --mode fast",
             "--address 192.0.2.1/24 --stats-interval 0",
+            "--address 192.0.2.1/24 --flows 0",
         ] {
             let words = format!("ilet-echo --interface eth0 {options}");
             let error = EchoArgs::try_parse_from(words.split_whitespace()).unwrap_err();

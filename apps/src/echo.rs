@@ -37,7 +37,7 @@ impl DatagramInterruptlet for DatagramEcho {
 /// Whether an echo to this source port is harmless. Services that answer anything (echo, daytime, qotd,
 /// chargen, time, DNS, NTP) would bounce the reply back for ever if somebody spoofed their address once
 /// (CERT CA-1996-01).
-fn is_safe_to_answer(port: u16) -> bool {
+pub(crate) fn is_safe_to_answer(port: u16) -> bool {
     !matches!(port, 0 | 7 | 13 | 17 | 19 | 37 | 53 | 123)
 }
 

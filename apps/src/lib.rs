@@ -1,11 +1,16 @@
-//! The servers on Interruptlet: what `ilet-echo` and `ilet-httpd` are made of.
+//! The programs on Interruptlet: what `ilet-echo` and `ilet-httpd` are made of, and what they are compared
+//! with.
 //!
-//! Everything here is a handler or a part of one and runs without a stack; the binaries add the
-//! runtime. See [`http`] for how the web server is cut.
+//! * [`echo`], [`http`]: handlers and their parts, which run without a stack; the binaries add the runtime.
+//! * [`bare`]: programs on AF_XDP without the stack.
+//! * [`kernel`]: servers on the kernel's own sockets.
+//! * [`load`]: the load generator, on the stack's client side.
 
+pub mod bare;
 pub mod cli;
 pub mod echo;
 pub mod http;
+pub mod kernel;
 pub mod load;
 pub mod printer;
 pub mod serve;

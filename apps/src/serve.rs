@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use interruptlet::{Builder, Report, RunError, StartError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::bare::memory::Broken;
 use crate::cli::{Misuse, StackArgs};
 use crate::http::files::RootError;
 use crate::printer::Printer;
@@ -44,6 +46,14 @@ pub enum Failure {
     /// The system has no thread left.
     #[error("cannot start the thread that prints: {0}; see the limits of processes and memory")]
     Printer(io::Error),
+    /// A sender got no answer at all.
+    #[error(
+        "nothing came back from {0}: see whether ilet-reflect serves there, and whether --peer-link is right"
+    )]
+    Silent(SocketAddr),
+    /// A server in memory did not do what it was measured for.
+    #[error(transparent)]
+    Broken(#[from] Broken),
     /// A frame was lost.
     #[error(
         "frames were not conserved: a defect of this program, please report it with the counters"
@@ -122,7 +132,7 @@ pub(crate) fn signals() -> io::Result<Arc<AtomicBool>> {
 
 /// A report in lines that scripts can read: `counter NAME VALUE` and `xdp NAME VALUE` for what is not
 /// zero, `frames queue=N total=N OWNER=N ...` for each queue, and `conserved yes` or `no` at the end.
-struct Lines<'a>(&'a Report);
+pub(crate) struct Lines<'a>(pub(crate) &'a Report);
 
 impl fmt::Display for Lines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

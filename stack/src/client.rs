@@ -35,8 +35,8 @@ pub trait Client: Send {
 
     /// Bytes that arrived and were not taken yet, in order; at least one, and not always all that are there.
     /// Returns how many of them it takes. What it leaves stays in the receive buffer, which closes the
-    /// window that the peer sees; it is shown again with the next bytes, or at the time of
-    /// [`Stream::read_at`].
+    /// window that the peer sees; it is shown again with the next bytes, or from the time of
+    /// [`Stream::read_at`] on and not before.
     fn received(&mut self, bytes: &[u8], stream: &mut Stream<'_>) -> usize;
 
     /// There is room to send again, after [`Stream::send`] took less than it was given.
@@ -182,8 +182,9 @@ impl Stream<'_> {
         self.actions.abort = true;
     }
 
-    /// Has [`Client::received`] called again with the bytes that it left, at this time of the loop's clock in
-    /// nanoseconds (rounded up to the timer's tick, about a millisecond). The last call counts.
+    /// Has [`Client::received`] called again with the bytes that it left, and those that arrive until then,
+    /// at this time of the loop's clock in nanoseconds (rounded up to the timer's tick, about a
+    /// millisecond). The last call counts.
     pub fn read_at(&mut self, nanos: u64) {
         self.actions.read_at = Some(nanos);
     }

@@ -6,15 +6,21 @@ use crate::Instant;
 pub trait Clock {
     /// Nanoseconds since an arbitrary start; never goes back.
     fn nanos(&mut self) -> u64;
+
+    /// The same in microseconds, as protocols see it.
+    #[inline]
+    fn now(&mut self) -> Instant {
+        instant(self.nanos())
+    }
 }
 
-/// The same time as protocols see it, in microseconds.
+/// A time of clocks and clients, in nanoseconds, as protocols see it.
 #[inline]
 pub(crate) fn instant(nanos: u64) -> Instant {
     Instant::from_micros((nanos / 1000) as i64)
 }
 
-/// A time of the protocols' as clients and clocks see it.
+/// A time of protocols as clocks and clients see it, in nanoseconds.
 #[inline]
 pub(crate) fn nanos(time: Instant) -> u64 {
     time.total_micros().max(0) as u64 * 1000

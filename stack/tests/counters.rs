@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::handlers::{DeferDatagrams, Lines, SlowDatagrams};
 use common::packets::*;
+use common::pair::{Pair, Wish, server, source};
 use common::raw::Raw;
 use common::*;
 use interruptlet::Duration;
@@ -32,6 +33,15 @@ const SCENARIOS: &[Scenario] = &[
     ),
     (&["icmp_echo_replies"], ping),
     (&["neighbour_messages"], neighbours),
+    (
+        &[
+            "neighbours_asked",
+            "neighbours_learned",
+            "active_opens",
+            "client_datagrams",
+        ],
+        client,
+    ),
     (&["udp_requests"], datagrams),
     (&["icmp_unreachables", "icmp_rate_limited"], closed_port),
     (&["udp_replies_cut"], long_datagram),
@@ -112,6 +122,17 @@ fn ping() -> Sim {
     let mut sim = worker(|_| {});
     exchange(&mut sim, &echo_request(ends(), 1, 1, b"ping"));
     sim
+}
+
+fn client() -> Sim {
+    let version = Version::V4;
+    let mut pair = Pair::new(echo_config(), |_| {});
+    pair.resolve(version);
+    let (local, peer) = (source(version, 1, 1024), server(version));
+    pair.wish(Wish::Open(local, peer, 1));
+    pair.wish(Wish::Datagram(local, peer, pattern(10)));
+    pair.settle();
+    pair.client
 }
 
 fn neighbours() -> Sim {

@@ -239,6 +239,11 @@ impl Lab {
         self.address(version, u8::from(self.router.is_some()), 1)
     }
 
+    /// An address on the server's link that nobody has.
+    pub fn spare_ip(&self, version: Version) -> IpAddr {
+        self.address(version, 0, 99)
+    }
+
     /// The addresses of the next hop on the server's link: the router's, or the client's own.
     pub fn gateways(&self) -> [IpAddr; 2] {
         VERSIONS.map(|version| self.address(version, 0, 1))

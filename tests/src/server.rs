@@ -307,9 +307,13 @@ impl Capture {
     }
 }
 
-/// Finds a server's binary: in `ILET_BIN_DIR`, else in the release directory beside the profile that
+/// Finds a program of this workspace: in `ILET_BIN_DIR`, else in the release directory beside the profile that
 /// this test was built in, else in that profile's own.
-fn binary(name: &str) -> PathBuf {
+///
+/// # Panics
+///
+/// If it is in none of them.
+pub fn binary(name: &str) -> PathBuf {
     let mut candidates = Vec::new();
     if let Some(directory) = std::env::var_os("ILET_BIN_DIR") {
         candidates.push(PathBuf::from(directory).join(name));

@@ -318,7 +318,8 @@ fn an_honest_echo_server_is_found_right() {
 
 #[test]
 fn wrong_echoes_are_caught_on_a_stream() {
-    let cases: [(&str, ErrorKind, fn(StreamRequest<'_>) -> StreamReply); 7] = [
+    type Wrong = fn(StreamRequest<'_>) -> StreamReply;
+    let cases: [(&str, ErrorKind, Wrong); 7] = [
         ("a changed byte", ErrorKind::Corrupt, changed),
         ("a lost byte", ErrorKind::Timeout, |request| {
             let len = request.bytes().len();

@@ -1,16 +1,20 @@
 //! A NIC queue as a core sees it.
 //!
-//! * `xsk`: an AF_XDP socket.
+//! * [`xsk`]: an AF_XDP socket.
 //! * [`memory`]: two queues in memory, for tests, simulations and instruction counts.
 //! * [`faulty`]: any port, with seeded loss, duplication, reordering and corruption.
+//!
+//! [`idle`] says what to do when nothing arrives.
 
 pub mod faulty;
+pub mod idle;
 pub mod memory;
-pub(crate) mod xsk;
+pub mod xsk;
 
 use std::io;
 
-use crate::arena::{Arena, Frame};
+use crate::arena::{Arena, Frame, Owner};
+use crate::clock::Clock;
 use crate::telemetry::Counters;
 use crate::{Duration, Instant};
 
@@ -67,4 +71,24 @@ pub trait Port {
 
     /// Frees what was sent earlier, without sending anything.
     fn reap(&mut self, arena: &mut Arena, counters: &Counters);
+}
+
+/// Sends what is left in `queue` and takes the sent frames home, as far as that takes a moment: the end of a
+/// loop.
+pub fn settle(
+    port: &mut impl Port,
+    arena: &mut Arena,
+    queue: &mut Vec<Frame>,
+    clock: &mut impl Clock,
+    counters: &Counters,
+) {
+    // Sent frames come home soon or, if the queue is gone, not at all.
+    const REAP_TIMEOUT: Duration = Duration::from_millis(200);
+    let until = clock.now() + REAP_TIMEOUT;
+    while arena.count().of(Owner::Tx) > 0 && clock.now() < until {
+        if port.transmit(arena, queue, clock.now(), counters).is_err() {
+            break;
+        }
+        port.reap(arena, counters);
+    }
 }

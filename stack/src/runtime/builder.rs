@@ -5,18 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use interruptlet_xdp::{AttachMode, PortRule, Program, Protocol, Rules};
+use interruptlet_xdp::{PortRule, Program, Protocol, Rules};
 
-use super::bind::{Bound, bind};
 use super::interface::Interface;
 use super::reserve::reserve;
 use super::{Facts, RunningWorker, Stack, StartError, check};
 use crate::client::ClientFactory;
-use crate::clock::{self, Clock, MonotonicClock};
+use crate::clock::{Clock, MonotonicClock};
 use crate::config::Config;
 use crate::pool::{Mailbox, Pool, Submitter};
 use crate::port::faulty::FaultyPort;
-use crate::port::xsk::BindMode;
+use crate::port::xsk::{Bound, XskOptions, bind};
 use crate::service::{Budget, DatagramService, Handler, StreamService};
 use crate::tcp::StreamPort;
 use crate::telemetry::Counters;
@@ -80,18 +79,17 @@ impl Builder {
         let program = Program::attach(&config.interface, &rules)?;
         let mut bound = Vec::new();
         for queue in &config.queues {
-            bound.push(bind(config, *queue, interface.mtu)?);
+            let options = XskOptions::new(&config.interface, *queue, interface.mtu, &config.limits);
+            bound.push(bind(&options, config.mode)?);
         }
-        let facts = Facts {
-            native: program.mode() == AttachMode::Native,
-            native_refusal: program.native_refusal().map(ToString::to_string),
-            zero_copy: config
+        let facts = Facts::new(
+            &program,
+            config
                 .queues
                 .iter()
-                .zip(&bound)
-                .map(|(queue, bound)| (*queue, bound.mode == BindMode::ZeroCopy))
-                .collect(),
-        };
+                .copied()
+                .zip(bound.iter().map(|bound| bound.mode)),
+        );
 
         let pool =
             Pool::start(config.slow_threads, config.limits.slow_queue).map_err(|source| {
@@ -189,7 +187,7 @@ impl Builder {
             .name(format!("ilet-core-{core}"))
             .spawn(move || {
                 core_affinity::set_for_current(core_affinity::CoreId { id: core });
-                let now = clock::instant(clock.nanos());
+                let now = clock.now();
                 let Some((faults, seed)) = faults else {
                     let worker = Worker::new(bound.port, bound.arena, parts, now);
                     return worker.run(&mut clock, poll, &switch);
@@ -215,7 +213,7 @@ impl Builder {
 }
 
 /// What the XDP program is to give to us.
-fn rules(config: &Config, tcp_ports: &[u16], udp_ports: &[u16]) -> Rules {
+pub(super) fn rules(config: &Config, tcp_ports: &[u16], udp_ports: &[u16]) -> Rules {
     let mut own: Vec<(IpAddr, u8)> = config
         .sources
         .iter()

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::StartError;
 use super::interface::{self, Interface};
 use crate::config::{ADDRESSES_MAX, Config, Limits, MTU_MAX, MTU_MIN, SOURCES_MAX};
+use crate::port::xsk::BindError;
 
 /// Ring entries and frames on the FILL ring at the least: a batch of the port's.
 const RING_MIN: u32 = 64;
@@ -176,9 +177,9 @@ fn interface(config: &Config) -> Result<Interface, StartError> {
             interface: config.interface.clone(),
         })?;
     if !interface.is_up {
-        return Err(StartError::InterfaceDown {
+        return Err(StartError::Bind(BindError::InterfaceDown {
             interface: config.interface.clone(),
-        });
+        }));
     }
     if !(MTU_MIN..=MTU_MAX).contains(&interface.mtu) {
         return Err(StartError::Mtu {

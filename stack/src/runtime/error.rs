@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use interruptlet_xdp::{AttachError, RegisterError};
 
 use crate::config::{ADDRESSES_MAX, Cidr, MTU_MAX, MTU_MIN, SOURCES_MAX};
+use crate::port::xsk::BindError;
 
 /// Why a stack did not start. Nothing is left attached, bound or running.
 #[derive(Debug, thiserror::Error)]
@@ -15,12 +16,6 @@ pub enum StartError {
     #[error("no Ethernet interface is called {interface:?} here: `ip link` lists those there are")]
     NoSuchInterface {
         /// The name asked for.
-        interface: String,
-    },
-    /// The interface is down.
-    #[error("interface {interface} is down: bring it up with `ip link set {interface} up`")]
-    InterfaceDown {
-        /// The interface.
         interface: String,
     },
     /// Frames cannot hold packets of this interface's MTU.
@@ -164,20 +159,9 @@ pub enum StartError {
     /// A socket could not be made known to the XDP program.
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// AF_XDP sockets need privileges.
-    #[error("an AF_XDP socket may not be opened without CAP_NET_RAW: run as root or grant it")]
-    MissingNetRaw,
-    /// The memory of the frames is locked, and that is limited.
-    #[error(
-        "the frames of queue {queue} ({mebibytes} MiB) may not be locked in memory: run as root, grant CAP_IPC_LOCK, \
-         or raise the limit (ulimit -l, LimitMEMLOCK=) to what all queues need"
-    )]
-    MissingIpcLock {
-        /// The queue.
-        queue: u32,
-        /// How much it needs.
-        mebibytes: u32,
-    },
+    /// A queue could not be bound, or never could be.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// Ports below 1024 are privileged, and with a shared address they are the kernel's.
     #[error(
         "port {port} of the shared address may not be taken without CAP_NET_BIND_SERVICE: run as root, grant it, or \
@@ -186,43 +170,6 @@ pub enum StartError {
     MissingBindService {
         /// The port.
         port: u16,
-    },
-    /// Another socket has the queue.
-    #[error(
-        "queue {queue} of {interface} is in use by another AF_XDP socket, also after {seconds} seconds: stop \
-         what uses it or choose another queue"
-    )]
-    QueueBusy {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// How long it was tried.
-        seconds: u64,
-    },
-    /// The driver has no zero-copy, and nothing else was allowed.
-    #[error(
-        "the driver of {interface} cannot bind queue {queue} in zero-copy mode ({source}): use --mode auto or copy"
-    )]
-    NoZeroCopy {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// Any other refusal of the kernel to open or bind an AF_XDP socket.
-    #[error(
-        "an AF_XDP socket cannot be bound to queue {queue} of {interface} ({source}): the kernel log (`dmesg`) may say why"
-    )]
-    Bind {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// The kernel's answer.
-        source: io::Error,
     },
     /// The system could not provide something else.
     #[error("cannot {action}: {source}")]

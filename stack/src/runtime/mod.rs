@@ -1,8 +1,9 @@
 //! Starting and stopping a stack. This file has the running stack: its health, its report, its end.
 //! `check` refuses what cannot work before anything is changed, `reserve` takes ports and groups from
-//! the kernel, `bind` the queues, and `builder` puts the parts together.
+//! the kernel, and `builder` puts the parts together. `attachment` does the same for one queue without a
+//! stack.
 
-mod bind;
+mod attachment;
 mod builder;
 mod check;
 mod error;
@@ -10,6 +11,7 @@ mod interface;
 mod report;
 mod reserve;
 
+pub use attachment::Attachment;
 pub use builder::Builder;
 pub use error::{RunError, StartError};
 pub use report::{Facts, Report};
@@ -202,23 +204,9 @@ impl Stack {
         report::sum_counters(self.workers.iter().map(|worker| &*worker.counters))
     }
 
-    /// See [`Report::xdp`].
     fn kernel_counters(&self) -> Vec<(&'static str, u64)> {
-        let mut counters: Vec<(&'static str, u64)> = self
-            .program
-            .as_ref()
-            .and_then(|program| program.counters().ok())
-            .map(|counters| counters.iter().collect())
-            .unwrap_or_default();
-        let mut sockets = Vec::new();
-        for statistics in self.workers.iter().filter_map(|w| w.statistics.as_ref()) {
-            match statistics.read() {
-                Ok(values) => report::add(&mut sockets, values),
-                Err(error) => log::debug!("reading a socket's statistics: {error}"),
-            }
-        }
-        counters.append(&mut sockets);
-        counters
+        let sockets = self.workers.iter().filter_map(|w| w.statistics.as_ref());
+        report::kernel_counters(self.program.as_ref(), sockets)
     }
 }
 

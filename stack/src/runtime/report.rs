@@ -1,6 +1,9 @@
 //! What a stack says about itself: how it is attached, what was counted, where the frames are.
 
+use interruptlet_xdp::{AttachMode, Program};
+
 use crate::arena::{Arena, FrameCount};
+use crate::port::xsk::{BindMode, XskStatistics};
 use crate::telemetry::Counters;
 
 /// How the stack is attached, for its user to see.
@@ -12,6 +15,19 @@ pub struct Facts {
     pub native_refusal: Option<String>,
     /// Whether each queue is bound in zero-copy mode, by queue.
     pub zero_copy: Vec<(u32, bool)>,
+}
+
+impl Facts {
+    /// Those of `program` and of queues bound as `modes` says.
+    pub(super) fn new(program: &Program, modes: impl Iterator<Item = (u32, BindMode)>) -> Self {
+        Self {
+            native: program.mode() == AttachMode::Native,
+            native_refusal: program.native_refusal().map(ToString::to_string),
+            zero_copy: modes
+                .map(|(queue, mode)| (queue, mode == BindMode::ZeroCopy))
+                .collect(),
+        }
+    }
 }
 
 impl std::fmt::Display for Facts {
@@ -61,11 +77,28 @@ pub(super) fn sum_counters<'a>(
     sums
 }
 
+/// See [`Report::xdp`].
+pub(super) fn kernel_counters<'a>(
+    program: Option<&Program>,
+    sockets: impl Iterator<Item = &'a XskStatistics>,
+) -> Vec<(&'static str, u64)> {
+    let mut counters: Vec<(&'static str, u64)> = program
+        .and_then(|program| program.counters().ok())
+        .map(|counters| counters.iter().collect())
+        .unwrap_or_default();
+    let mut sums = Vec::new();
+    for statistics in sockets {
+        match statistics.read() {
+            Ok(values) => add(&mut sums, values),
+            Err(error) => log::debug!("reading a socket's statistics: {error}"),
+        }
+    }
+    counters.append(&mut sums);
+    counters
+}
+
 /// Adds `values`, which have the same names in the same order each time.
-pub(super) fn add(
-    sums: &mut Vec<(&'static str, u64)>,
-    values: impl IntoIterator<Item = (&'static str, u64)>,
-) {
+fn add(sums: &mut Vec<(&'static str, u64)>, values: impl IntoIterator<Item = (&'static str, u64)>) {
     for (index, (name, value)) in values.into_iter().enumerate() {
         match sums.get_mut(index) {
             Some((_, sum)) => *sum += value,

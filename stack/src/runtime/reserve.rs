@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, soc
 use super::StartError;
 use super::interface::{self, Interface};
 use crate::config::Config;
+use crate::port::xsk::BindError;
 
 /// Held for as long as the stack runs.
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ fn join_groups(config: &Config, interface: &Interface) -> Result<OwnedFd, StartE
         });
     interface::join_solicited_node_groups(interface.index, addresses).map_err(|source| {
         if source.kind() == io::ErrorKind::PermissionDenied {
-            StartError::MissingNetRaw
+            BindError::MissingNetRaw.into()
         } else {
             StartError::System {
                 action: "join the link-layer groups of the IPv6 addresses",

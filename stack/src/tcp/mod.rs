@@ -494,6 +494,7 @@ impl Tcp {
             link: &segment.link,
             ip_mtu: self.resources.ip_mtu,
             counters: turn.counters,
+            snd_max: None,
             sent: 0,
         };
         self.resources
@@ -667,6 +668,7 @@ fn new_interface(
         link: &link,
         ip_mtu,
         counters: &counters,
+        snd_max: None,
         sent: 0,
     };
     let mut interface = Interface::new(config, &mut device, now);

@@ -4,7 +4,6 @@
 //! the time only from the clock that it is given, and does I/O only through its port.
 
 mod budget;
-mod idle;
 
 use std::io;
 use std::net::IpAddr;
@@ -13,8 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use smoltcp::wire::EthernetAddress;
 
-use self::idle::{Action, Idle};
-use crate::arena::{Arena, Frame, FrameCount, FrameMemory, Owner};
+use crate::arena::{Arena, Frame, FrameCount, FrameMemory};
 use crate::client::{Client, Core, Datagram, Datagrams};
 use crate::clock::{self, Clock};
 use crate::config::{ADDRESSES_MAX, Cidr, Limits, Poll};
@@ -22,7 +20,8 @@ use crate::egress::Egress;
 use crate::icmp::Icmp;
 use crate::neighbour::{self, Resolver};
 use crate::pool::{Command, Mailbox, Route, Submitter};
-use crate::port::Port;
+use crate::port::idle::{Action, Idle};
+use crate::port::{self, Port};
 use crate::service::Charge;
 use crate::tcp::{StreamPort, Tcp, Turn};
 use crate::telemetry::{Counters, RateLimit};
@@ -165,7 +164,7 @@ impl<P: Port> Worker<P> {
         poll: Poll,
         switch: &RunSwitch,
     ) -> Ended<P> {
-        let mut idle = Idle::new(poll, clock::instant(clock.nanos()));
+        let mut idle = Idle::new(poll, clock.now());
         let mut state = RunState::Running;
         let mut turns = 0u32;
         let result = loop {
@@ -496,23 +495,13 @@ impl<P: Port> Worker<P> {
 
     /// Sends what is left and takes the frames home.
     fn finish(mut self, clock: &mut impl Clock, result: io::Result<()>) -> Ended<P> {
-        // Sent frames come home soon or, if the queue is gone, not at all.
-        const REAP_TIMEOUT: Duration = Duration::from_millis(200);
-        let mut now = clock::instant(clock.nanos());
-        let until = now + REAP_TIMEOUT;
-        while self.egress.arena.count().of(Owner::Tx) > 0 && now < until {
-            let sent = self.port.transmit(
-                &mut self.egress.arena,
-                &mut self.egress.queue,
-                now,
-                &self.counters,
-            );
-            now = clock::instant(clock.nanos());
-            if sent.is_err() {
-                break;
-            }
-            self.port.reap(&mut self.egress.arena, &self.counters);
-        }
+        port::settle(
+            &mut self.port,
+            &mut self.egress.arena,
+            &mut self.egress.queue,
+            clock,
+            &self.counters,
+        );
         self.counters.publish_frames(&self.egress.arena.count());
         Ended {
             port: self.port,

@@ -1,5 +1,6 @@
 //! What the simulation tests share: addresses, packets made by hand ([`packets`]), a peer that speaks TCP
-//! by hand ([`raw`]), a real TCP client on the same virtual time ([`world`]), and handlers ([`handlers`]).
+//! by hand ([`raw`]), a real TCP client on the same virtual time ([`world`]), another worker with a client side
+//! ([`pair`]), and handlers ([`handlers`]).
 // Every test binary compiles this module for itself and uses its own part of it; helpers fail by panicking.
 #![allow(
     dead_code,
@@ -11,6 +12,7 @@
 
 pub mod handlers;
 pub mod packets;
+pub mod pair;
 pub mod raw;
 pub mod world;
 

@@ -59,7 +59,10 @@ impl Connection {
             self.event(id, turn, actions, |stream| client.connected(stream));
         }
         self.show(id, client, actions, turn);
-        let ended = self.peer_has_closed() && self.engine.socket().recv_queue() == 0;
+        // A reset is no end of a stream.
+        let ended = self.peer_has_closed()
+            && self.engine.state() != State::Closed
+            && self.engine.socket().recv_queue() == 0;
         if ended && !self.closing && !self.tell(|side| &mut side.told_ended) {
             self.event(id, turn, actions, |stream| client.ended(stream));
         }
@@ -111,7 +114,11 @@ impl Connection {
         actions: &mut Actions,
         turn: &Turn<'_>,
     ) {
-        // At most twice and once more after a reply: the ring may wrap once.
+        let waits = |side: &ClientSide| side.read_at.is_some_and(|at| at > turn.nanos);
+        if self.client.as_ref().is_some_and(waits) && !self.closing {
+            return;
+        }
+        // At most twice: the ring may wrap once.
         while self.engine.socket().recv_queue() > 0 {
             if self.closing {
                 let _ = self.engine.socket().recv(|bytes| (bytes.len(), ()));
@@ -180,7 +187,6 @@ impl Connection {
             side.read_at = actions.read_at;
         }
         if actions.abort {
-            side.note_end(End::Aborted);
             self.abort();
             return;
         }

@@ -28,8 +28,9 @@ use super::engine::Engine;
 use super::outgoing::Outgoing;
 use super::{ACK, RST, Resources, SYN, Segment, Turn};
 use crate::arena::Frame;
+use crate::client::End;
 use crate::config::ENGINE_RX_BYTES;
-use crate::device::Device;
+use crate::device::{Device, SndMax};
 use crate::flow::FlowId;
 use crate::interruptlet::{RequestInfo, StreamOutcome, StreamRequest};
 use crate::pool::{Body, Job, Response, Source};
@@ -57,6 +58,7 @@ pub(super) struct Connection {
     gone: bool,
     /// It is on the core's list of connections to flush at the end of the turn.
     pub(super) touched: bool,
+    snd_max: SndMax,
     /// Sequence number of the first byte that no handler has consumed.
     next_seq: u32,
     /// The last acknowledgement number that got something done.
@@ -151,6 +153,7 @@ impl Connection {
             counted_as: phase,
             gone: false,
             touched: false,
+            snd_max: SndMax::default(),
             next_seq: 0,
             last_ack: 0,
             deferred: false,
@@ -204,6 +207,7 @@ impl Connection {
             link: &segment.link,
             ip_mtu: resources.ip_mtu,
             counters: turn.counters,
+            snd_max: Some(&mut self.snd_max),
             sent: 0,
         };
         self.engine
@@ -297,6 +301,7 @@ impl Connection {
             link: &self.link,
             ip_mtu: resources.ip_mtu,
             counters: turn.counters,
+            snd_max: Some(&mut self.snd_max),
             sent: 0,
         };
         let wanted = self
@@ -344,6 +349,9 @@ impl Connection {
     /// Resets the connection.
     pub(super) fn abort(&mut self) {
         self.deferred = false;
+        if let Some(side) = &mut self.client {
+            side.note_end(End::Aborted);
+        }
         self.engine.socket().abort();
     }
 

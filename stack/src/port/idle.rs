@@ -13,7 +13,7 @@ const SLEEP_MAX: Duration = Duration::from_millis(100);
 
 /// What to do before the next turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Look again at once.
     Spin,
     /// Let the kernel work on the queue in our own time, then look again.
@@ -22,16 +22,17 @@ pub(super) enum Action {
     Sleep(Duration),
 }
 
-/// The idle strategy of one core.
+/// The idle strategy of one core: [`Poll`] with the time since something happened.
 #[derive(Debug)]
-pub(super) struct Idle {
+pub struct Idle {
     poll: Poll,
     busy_at: Instant,
     empty_turns: u32,
 }
 
 impl Idle {
-    pub(super) fn new(poll: Poll, now: Instant) -> Self {
+    /// A core that did something at `now`.
+    pub fn new(poll: Poll, now: Instant) -> Self {
         Self {
             poll,
             busy_at: now,
@@ -40,13 +41,13 @@ impl Idle {
     }
 
     /// The turn at `now` did something.
-    pub(super) fn worked(&mut self, now: Instant) {
+    pub fn worked(&mut self, now: Instant) {
         self.busy_at = now;
         self.empty_turns = 0;
     }
 
     /// The turn at `now` did nothing; the next timer is due at `deadline`.
-    pub(super) fn next(&mut self, now: Instant, deadline: Option<Instant>) -> Action {
+    pub fn next(&mut self, now: Instant, deadline: Option<Instant>) -> Action {
         self.empty_turns = self.empty_turns.wrapping_add(1);
         let spinning = match self.poll {
             Poll::Busy => true,

@@ -3,7 +3,14 @@
 //! The only module that touches the rings. Ring entries come from memory shared with the kernel and
 //! are checked in every build: an entry yields a frame only if that frame's handle was parked for the
 //! ring.
+//!
+//! [`bind`] opens a socket in the best mode there is. What then arrives is what an XDP program redirects to the
+//! socket: [`Attachment`](crate::Attachment) puts both together.
 #![allow(unsafe_code)]
+
+mod bind;
+
+pub use bind::{BindError, Bound, bind};
 
 use std::io;
 use std::num::NonZeroU32;
@@ -18,15 +25,17 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::Port;
 use crate::arena::{Arena, ArenaId, Frame, FrameMemory, Owner};
+use crate::config::{LARGE_CHUNK_BYTES, Limits, SMALL_CHUNK_BYTES};
 use crate::telemetry::Counters;
+use crate::wire::LINK_HEADER_BYTES_MAX;
 use crate::{Duration, Instant};
 
 /// Frames handed over per ring operation.
 const BATCH: usize = 64;
 
-/// How the socket is bound.
+/// How a socket is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BindMode {
+pub enum BindMode {
     /// The NIC reads and writes the frames themselves.
     ZeroCopy,
     /// The kernel copies between its buffers and the frames.
@@ -35,25 +44,46 @@ pub(crate) enum BindMode {
 
 /// What to open.
 #[derive(Debug, Clone)]
-pub(crate) struct XskOptions {
+pub struct XskOptions {
     /// Name of the interface.
-    pub(crate) interface: String,
+    pub interface: String,
     /// Queue of the interface.
-    pub(crate) queue: u32,
+    pub queue: u32,
     /// Frames in the UMEM.
-    pub(crate) frames: u32,
+    pub frames: u32,
     /// Bytes per UMEM chunk: 2,048 or 4,096.
-    pub(crate) chunk_bytes: u32,
+    pub chunk_bytes: u32,
     /// Entries of each ring, a power of two.
-    pub(crate) ring_entries: u32,
+    pub ring_entries: u32,
     /// Frames kept on the FILL ring, at most `ring_entries`.
-    pub(crate) fill_target: u32,
+    pub fill_target: u32,
     /// Loans at most (see [`Arena::lend`]).
-    pub(crate) loans_max: u32,
-    /// How to bind.
-    pub(crate) bind: BindMode,
+    pub loans_max: u32,
     /// Ask for busy polling on this socket.
-    pub(crate) busy_poll: bool,
+    pub busy_poll: bool,
+}
+
+impl XskOptions {
+    /// What `limits` say, with frames that hold packets of `mtu` bytes (at most
+    /// [`MTU_MAX`](crate::config::MTU_MAX)), and busy polling.
+    pub fn new(interface: impl Into<String>, queue: u32, mtu: usize, limits: &Limits) -> Self {
+        let chunk_bytes = if mtu + LINK_HEADER_BYTES_MAX <= usable_bytes(SMALL_CHUNK_BYTES) as usize
+        {
+            SMALL_CHUNK_BYTES
+        } else {
+            LARGE_CHUNK_BYTES
+        };
+        Self {
+            interface: interface.into(),
+            queue,
+            frames: limits.frames,
+            chunk_bytes,
+            ring_entries: limits.ring_entries,
+            fill_target: limits.fill_target,
+            loans_max: limits.loans,
+            busy_poll: true,
+        }
+    }
 }
 
 /// An open and bound socket.
@@ -62,7 +92,7 @@ pub(crate) struct XskOptions {
 /// one that the UMEM was registered with, and libxdp closes it with the UMEM. The arena refers to the
 /// UMEM, and so does each of its loans.
 #[derive(Debug)]
-pub(crate) struct XskPort {
+pub struct XskPort {
     // Fields drop in order: the queues before the UMEM, as libxdp wants it.
     rx: RxQueue,
     tx: TxQueue,
@@ -102,8 +132,9 @@ impl XskPort {
     /// # Errors
     ///
     /// As the kernel says: EBUSY if another socket has the queue, EOPNOTSUPP if the mode is not
-    /// supported, EINVAL for a queue that does not exist, ENETDOWN if the interface is down.
-    pub(crate) fn open(options: &XskOptions) -> io::Result<(Self, Arena)> {
+    /// supported, EINVAL for a queue that does not exist, ENETDOWN if the interface is down. [`bind`] deals with
+    /// them.
+    pub fn open(options: &XskOptions, mode: BindMode) -> io::Result<(Self, Arena)> {
         let umem_config = UmemConfig::builder()
             .frame_size(FrameSize::new(options.chunk_bytes).map_err(io::Error::other)?)
             .fill_queue_size(QueueSize::new(options.ring_entries).map_err(io::Error::other)?)
@@ -127,7 +158,7 @@ impl XskPort {
         let memory = unsafe { FrameMemory::from_areas(areas, capacity, Box::new(umem.clone())) };
 
         let bind_flags = BindFlags::XDP_USE_NEED_WAKEUP
-            | match options.bind {
+            | match mode {
                 BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
                 BindMode::Copy => BindFlags::XDP_COPY,
             };
@@ -174,7 +205,7 @@ impl XskPort {
     }
 
     /// The socket, for the XSKMAP.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor belongs to the socket that `self.rx` keeps open, and the result
         // borrows `self`.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }

@@ -1,0 +1,117 @@
+//! The command lines of the servers on the kernel's sockets.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+
+use super::listen::Endpoint;
+
+const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT, and closes all connections.\n\
+    Exit code: 0 after a signal, 1 if it could not start or go on, 2 for a wrong command line.";
+
+/// Echo TCP and UDP on one port of the kernel, in one thread.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "kernel-echo", version, after_help = EXIT_CODES)]
+pub struct EchoArgs {
+    /// Port to echo on, TCP and UDP
+    #[arg(long, value_name = "P", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Where and how to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+/// Serve files over HTTP on a port of the kernel, in one thread, from responses made at the start.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "kernel-httpd", version, after_help = EXIT_CODES)]
+pub struct HttpdArgs {
+    /// Directory whose files are served as they are at the start; 1 GiB at most
+    ///
+    /// Symbolic links in it are not followed.
+    #[arg(long, value_name = "DIR")]
+    pub root: PathBuf,
+
+    /// TCP port to serve on
+    #[arg(long, value_name = "P", default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Where and how to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+/// The options that concern the sockets.
+#[derive(Debug, Clone, Args)]
+pub struct ListenArgs {
+    /// Address of the kernel to serve on; 0.0.0.0 or :: for all
+    #[arg(long, value_name = "IP")]
+    pub address: IpAddr,
+
+    /// Let the kernel poll the card's queue for so long before it sleeps (SO_BUSY_POLL, EPIOCSPARAMS)
+    #[arg(long, value_name = "MICROS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub busy_poll: Option<u32>,
+}
+
+impl ListenArgs {
+    /// The endpoint with this port.
+    pub fn endpoint(&self, port: u16) -> Endpoint {
+        Endpoint {
+            address: self.address,
+            port,
+            busy_poll: self
+                .busy_poll
+                .map(|micros| Duration::from_micros(micros.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold() {
+        EchoArgs::command().debug_assert();
+        HttpdArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_given_is_taken() {
+        let words = "kernel-httpd --root /srv --address ::1 --port 8080 --busy-poll 50";
+        let args = HttpdArgs::try_parse_from(words.split_whitespace()).unwrap();
+        assert_eq!(args.root, PathBuf::from("/srv"));
+        assert_eq!(
+            args.listen.endpoint(args.port),
+            Endpoint {
+                address: "::1".parse().unwrap(),
+                port: 8080,
+                busy_poll: Some(Duration::from_micros(50)),
+            }
+        );
+        let words = "kernel-echo --address 192.0.2.1";
+        let args = EchoArgs::try_parse_from(words.split_whitespace()).unwrap();
+        let endpoint = args.listen.endpoint(args.port);
+        assert_eq!((endpoint.port, endpoint.busy_poll), (7, None));
+    }
+
+    #[test]
+    fn misuse_is_refused() {
+        for words in [
+            "kernel-echo",
+            "kernel-echo --address 192.0.2.1/24",
+            "kernel-echo --address 192.0.2.1 --port 0",
+            "kernel-echo --address 192.0.2.1 --busy-poll 0",
+            "kernel-echo --address 192.0.2.1 --busy-poll x",
+        ] {
+            assert!(
+                EchoArgs::try_parse_from(words.split_whitespace()).is_err(),
+                "{words}"
+            );
+        }
+        assert!(HttpdArgs::try_parse_from(["kernel-httpd", "--address", "::1"]).is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! `kernel-echo` and `kernel-httpd`: the servers on the kernel's sockets that ours are measured against.
+//!
+//! They are meant to be the best that one core can do with sockets, so that the comparison is worth
+//! something: one thread, edge-triggered epoll without `epoll_ctl` after the first, one read and one write
+//! per request, and replies that are ready to be sent.
+//!
+//! ```text
+//! listen ─ event_loop ─┬─ connection ─ service ─┬─ echo
+//!                      │                        └─ httpd ─ site
+//!                      └─ datagrams
+//! ```
+//!
+//! [`event_loop`] owns who is served when, [`connection`] what is kept of a connection between two looks at
+//! it, and a [`service`] only answers bytes with bytes.
+
+pub mod cli;
+pub mod connection;
+pub mod datagrams;
+pub mod echo;
+pub mod event_loop;
+pub mod httpd;
+pub mod listen;
+pub mod run;
+pub mod service;
+pub mod site;
+pub mod stop;

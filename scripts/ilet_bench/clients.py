@@ -1,0 +1,203 @@
+"""The command lines of ilet-load, wrk, ilet-send and ilet-memory, and what they print.
+
+The parsers return figures by name (see `figures`), and raise ClientError with one line if the output is not
+what it should be.
+"""
+
+import json
+import math
+import re
+
+from .lab import CLIENT_CORE
+
+OPEN_RATE = 20_000
+
+
+class ClientError(Exception):
+    """What a client complained about, in one line."""
+
+
+# --- ilet-load ---
+
+SCHEMES = {
+    "udp-echo": "udp-echo://{0}:{1}",
+    "tcp-echo": "tcp-echo://{0}:{1}",
+    "http": "http://{0}:{1}/{2}.bin",
+    "http-connection": "http-connection://{0}:{1}/{2}.bin",
+    "http-download": "http-download://{0}:{1}/{2}.bin",
+}
+
+
+def timeout_s(cell):
+    """How long a request may take before it counts as an error."""
+    if cell.slow:
+        return 3_600
+    return 30 if cell.protocol == "http-download" or cell.loss or cell.reorder else 5
+
+
+def fault_arguments(cell, round_number):
+    """Loss and reordering, in both directions, by the generator's port: the same for every peer of a round."""
+    if not cell.loss and not cell.reorder:
+        return []
+    return ["--loss", f"{cell.loss:g}", "--reorder", f"{cell.reorder:g}", "--fault-seed", str(round_number)]
+
+
+def ilet_load(lab, server, cell, round_number, seconds, warmup, poll):
+    """The command line of ilet-load."""
+    target = SCHEMES[cell.protocol].format(server.address, server.port, cell.size)
+    argv = [
+        str(lab.bin_dir / "ilet-load"), "--interface", f"cli{server.pair}", "--sources", lab.sources[server.pair],
+        "--target", target, "--connections", str(cell.connections), "--duration", f"{seconds:g}",
+        "--warmup", f"{warmup:g}", "--timeout", str(timeout_s(cell)), "--core", str(CLIENT_CORE),
+        "--poll", poll, "--json",
+    ]
+    if cell.protocol.endswith("-echo"):
+        argv += ["--size", str(cell.size)]
+    else:
+        argv += ["--body-file", str(lab.run_dir / "www" / f"{cell.size}.bin")]
+    if cell.idle:
+        argv += ["--idle", str(cell.idle)]
+    if cell.connections + cell.idle >= OPEN_RATE / 100:
+        argv += ["--open-rate", str(OPEN_RATE)]
+    if cell.slow:
+        argv += ["--slow", str(cell.slow)]
+    argv += fault_arguments(cell, round_number)
+    for pid in server.pids:
+        argv += ["--server-pid", str(pid)]
+    return argv
+
+
+def parse_ilet_load(text):
+    """The figures, and the whole result."""
+    try:
+        result = json.loads(text)
+        latency = result["latency_us"] or {}
+        values = {
+            "requests_per_second": result["requests_per_second"],
+            "bytes_per_second": result["bytes_per_second"],
+            "generator_cpu_us_per_request": result["generator"]["cpu_us_per_request"],
+        }
+        for name in ("p50", "p90", "p99", "p99_9", "p99_99", "max"):
+            values[f"latency_{name}_us"] = latency.get(name)
+        server = result["server"]
+        if server is not None:
+            values["server_cpu_us_per_request"] = server["cpu_us_per_request"]
+            values["switches_per_request"] = server["switches_per_request"]
+            values["server_cpu_percent"] = server["cpu_s"] / result["seconds"] * 100
+            values["switches_per_second"] = (
+                server["voluntary_switches"] + server["involuntary_switches"]
+            ) / result["seconds"]
+            generator = values["generator_cpu_us_per_request"]
+            if server["cpu_us_per_request"] and generator is not None:
+                values["generator_to_server_cpu"] = generator / server["cpu_us_per_request"]
+        if result["errors_total"]:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in result["errors"].items() if count)
+            raise ClientError(f"{result['errors_total']} errors: {kinds}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ClientError(f"ilet-load printed no result that can be read ({type(error).__name__}: {error})") from error
+    return values, result
+
+
+# --- wrk ---
+
+
+def wrk_seconds(seconds):
+    """wrk takes whole seconds."""
+    return max(1, math.ceil(seconds))
+
+
+def wrk(server, cell, seconds):
+    """The command line of wrk."""
+    return [
+        "wrk", "-t1", f"-c{cell.connections}", f"-d{wrk_seconds(seconds)}s", "--timeout", f"{timeout_s(cell)}s",
+        "--latency", f"http://{server.address}:{server.port}/{cell.size}.bin",
+    ]
+
+
+_TIME_UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6, "h": 3600e6}
+_SIZE_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+
+
+def parse_wrk(text):
+    """The figures, and {"requests", "seconds"}. wrk's percentiles end at 99."""
+    complaint = re.search(r"^ *(Socket errors:.*|Non-2xx.*)$", text, re.MULTILINE)
+    if complaint:
+        raise ClientError(f"wrk: {complaint.group(1)}")
+    try:
+        total = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m|h)", text)
+        requests, seconds = int(total[1]), float(total[2]) * _TIME_UNITS[total[3]] / 1e6
+        rate = float(re.search(r"Requests/sec: +([\d.]+)", text)[1])
+        transfer = re.search(r"Transfer/sec: +([\d.]+)([KMGT]?B)", text)
+        values = {
+            "requests_per_second": rate,
+            "bytes_per_second": float(transfer[1]) * _SIZE_UNITS[transfer[2]],
+        }
+        for name in ("50", "90", "99"):
+            found = re.search(rf"^ *{name}% +([\d.]+)(us|ms|s|m|h)$", text, re.MULTILINE)
+            values[f"latency_p{name}_us"] = float(found[1]) * _TIME_UNITS[found[2]]
+        most = re.search(r"^ *Latency +\S+ +\S+ +([\d.]+)(us|ms|s|m|h)", text, re.MULTILINE)
+        values["latency_max_us"] = float(most[1]) * _TIME_UNITS[most[2]]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ClientError("wrk printed no result that can be read") from error
+    return values, {"requests": requests, "seconds": seconds}
+
+
+# --- ilet-send ---
+
+
+def ilet_send(lab, server, cell, seconds):
+    """The command line of the minimal sender."""
+    source = lab.sources[server.pair].replace(".0/24", ".1")
+    return [
+        str(lab.bin_dir / "ilet-send"), "--interface", f"cli{server.pair}", "--source", source,
+        "--target", f"{server.address}:{server.port}", "--peer-link", lab.link_address(f"srv{server.pair}"),
+        "--in-flight", str(cell.connections), "--size", str(cell.size), "--duration", f"{seconds:g}",
+        "--core", str(CLIENT_CORE), "--json",
+    ]
+
+
+def parse_ilet_send(text):
+    """The figures, and the whole result."""
+    try:
+        result = json.loads(text)
+        return {"requests_per_second": result["requests_per_second"]}, result
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"ilet-send printed no result that can be read ({error})") from error
+
+
+# --- ilet-memory ---
+
+
+def ilet_memory(lab, peer, cell, requests):
+    """The command line of the program that serves over memory. `peer`: ilet or plain-smoltcp."""
+    which = "stack" if peer == "ilet" else "smoltcp"
+    return [
+        str(lab.bin_dir / "ilet-memory"), "--server", which, "--connections", str(cell.connections),
+        "--requests", str(requests), "--size", str(cell.size), "--json",
+    ]
+
+
+def parse_ilet_memory(text):
+    """The figures, and the whole result."""
+    try:
+        result = json.loads(text)
+        return {"ns_per_request": result["ns_per_request"]}, result
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"ilet-memory printed no result that can be read ({error})") from error
+
+
+def parse_callgrind(errors):
+    """Instructions that callgrind counted in all, from what it says at the end."""
+    found = re.search(r"Collected : (\d+)", errors)
+    if not found:
+        raise ClientError("callgrind counted nothing")
+    return int(found[1])
+
+
+def complaint(name, finished, limit_s):
+    """One line about a client that did not end well."""
+    if finished.timed_out:
+        return f"{name} did not end within {limit_s:.0f} s and was killed"
+    lines = (finished.errors.strip() or finished.output.strip()).splitlines()
+    said = lines[-1].strip() if lines else "it said nothing"
+    return f"{name} ended with {finished.status}: {said}"

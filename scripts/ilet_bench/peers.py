@@ -1,0 +1,155 @@
+"""The servers: how each is started, and where its receive work is done.
+
+A peer's name is PROGRAM or PROGRAM/PLACEMENT. The kernel's receive work for a veth pair runs where the sender
+does, on the generator's core (`default`); receive packet steering moves it to the server's core (`rps`), as a
+real card's queue would.
+"""
+
+import re
+import resource
+from dataclasses import dataclass
+
+from . import procfs
+from .lab import SERVER_CORE
+
+OWN_PAIR = 0
+KERNEL_PAIR = 1
+
+ECHO_PORT = 7
+HTTP_PORT = 80
+
+# What a server needs beside its connections: listening sockets, files, epoll.
+SPARE_DESCRIPTORS = 100
+
+
+def program(peer):
+    """The name without the placement."""
+    return peer.partition("/")[0]
+
+
+def placement(peer):
+    """`default` or `rps`; empty for servers that do not receive through the kernel's sockets."""
+    return peer.partition("/")[2]
+
+
+def is_kernel(peer):
+    """Whether it serves through the kernel's sockets, each connection an open file."""
+    return program(peer).startswith(("kernel-", "nginx"))
+
+
+def open_files():
+    """How many files a process may open."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return float("inf") if hard == resource.RLIM_INFINITY else hard
+
+
+def cannot_hold(peer, connections, limit):
+    """Why a peer cannot hold so many connections, or None. `limit`: open files per process."""
+    if is_kernel(peer) and connections + SPARE_DESCRIPTORS > limit:
+        return f"cannot be held: {connections:,} connections are more open files than the limit of {limit:,}"
+    return None
+
+
+@dataclass
+class Server:
+    """A server that is ready. `pids` are all its processes, `ready` what it said."""
+
+    process: object
+    pids: list[int]
+    pair: int
+    address: str
+    port: int
+    ready: str
+
+
+def start(lab, peer, cell, poll):
+    """Starts the server of a peer for a cell, and waits until it serves.
+
+    A generator's peers (ilet-load, ilet-send) have ilet-reflect for a server. Raises LabError.
+    """
+    which = program(peer)
+    echo = cell.protocol.endswith("-echo")
+    if which in ("ilet-load", "ilet-send"):
+        which = "ilet-reflect"
+    own = which in ("ilet", "plain-smoltcp")
+    pair = OWN_PAIR if own else KERNEL_PAIR
+    address = lab.server4[pair]
+    port = ECHO_PORT if echo else HTTP_PORT
+    if which == "nginx":
+        return _start_nginx(lab, address, port)
+    wanted = cell.connections + cell.idle
+    if which == "ilet":
+        which = "ilet-echo" if echo else "ilet-httpd"
+        argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port), "--poll", poll,
+                "--cores", str(SERVER_CORE)]
+        # Only beyond its default, of which TIME-WAIT takes a part.
+        argv += ["--flows", str(wanted + 10_000)] if wanted > 50_000 else []
+    elif which == "plain-smoltcp":
+        argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port),
+                "--sockets", str(wanted), "--core", str(SERVER_CORE)]
+    elif which == "ilet-reflect":
+        argv = ["--interface", "srv1", "--address", address, "--port", str(port), "--poll", poll,
+                "--core", str(SERVER_CORE)]
+    else:
+        which, argv = _kernel_server(which)
+        argv += ["--address", address, "--port", str(port)]
+    if which.endswith("-httpd"):
+        argv += ["--root", str(lab.run_dir / "www")]
+    process = lab.start(which, [str(lab.bin_dir / which), *argv], _ready_line)
+    return Server(process, [process.pid], pair, address, port, _ready_line(process))
+
+
+def _kernel_server(which):
+    """kernel-echo and kernel-httpd, and their variants: the program and what selects the variant."""
+    for suffix, argv in (("-uring", ["--io-uring"]), ("-busy-poll", ["--busy-poll", "50"])):
+        if which.endswith(suffix):
+            return which.removesuffix(suffix), list(argv)
+    return which, []
+
+
+def _ready_line(process):
+    found = re.search(r"^ready: (.*)\n", process.output.read_text("utf-8", "replace"), re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def _start_nginx(lab, address, port):
+    config = lab.run_dir / "nginx.conf"
+    text = (lab.root / "scripts" / "nginx.conf.in").read_text("utf-8")
+    for name, value in (("ADDRESS", address), ("PORT", port), ("RUN_DIR", lab.run_dir),
+                        ("CORE_MASK", f"{1 << SERVER_CORE:b}")):
+        text = text.replace(f"@{name}@", str(value))
+    config.write_text(text, "utf-8")
+    process = lab.start(
+        "nginx", ["nginx", "-p", str(lab.run_dir), "-c", str(config), "-e", "stderr"],
+        # The socket listens before the worker is there: the worker's pid is wanted too.
+        lambda process: _listens(process.pid, port) and procfs.children(process.pid),
+    )
+    return Server(process, [process.pid, *procfs.children(process.pid)], KERNEL_PAIR, address, port,
+                  f"nginx, one worker, port {port} of {address}")
+
+
+def _listens(pid, port):
+    """Whether somebody in the process's namespace listens on the TCP port."""
+    try:
+        with open(f"/proc/{pid}/net/tcp", encoding="ascii") as file:
+            rows = [line.split() for line in file.readlines()[1:]]
+    except OSError:
+        return False
+    return any(row[3] == "0A" and row[1].endswith(f":{port:04X}") for row in rows)
+
+
+def arrange(lab, peer, cell):
+    """Sets the pair that the peer serves on as the cell wants it: MTU, offloads, receive work."""
+    which = program(peer)
+    pair = OWN_PAIR if which in ("ilet", "plain-smoltcp") else KERNEL_PAIR
+    lab.set_mtu(pair, cell.mtu)
+    if pair == OWN_PAIR:
+        # The kernel's clients would send partial checksums over veth, and the stack verifies them. GRO gives
+        # their end the NAPI context that frames sent by XDP need.
+        lab.set_offloads("cli0", tx=False, gro=True)
+        return
+    on = cell.offloads == "on"
+    for end in ("srv1", "cli1"):
+        # Segments are left to a card only together with their checksums.
+        lab.set_offloads(end, tx=on, tso=on, gso=on, gro=False)
+    lab.set_receive_core("srv1", SERVER_CORE if placement(peer) == "rps" else None)

@@ -1,0 +1,230 @@
+"""What is measured: cells, peers and figures of each scenario, as data.
+
+A cell is one combination of parameters. Each cell is measured against each peer of its scenario in each
+round. The first peer of a scenario is its subject: ratios are the subject's to each other peer.
+"""
+
+from dataclasses import dataclass, field
+
+ECHO_KERNEL = ("kernel-echo/default", "kernel-echo/rps")
+HTTPD_KERNEL = ("kernel-httpd/default", "kernel-httpd/rps")
+NGINX = ("nginx/default", "nginx/rps")
+
+RATE = (
+    "requests_per_second", "latency_p50_us", "latency_p90_us", "latency_p99_us", "latency_p99_9_us", "latency_max_us",
+    "server_cpu_us_per_request", "switches_per_request",
+)
+DOWNLOAD = (
+    "bytes_per_second", "latency_p50_us", "latency_p90_us", "latency_p99_us", "latency_max_us",
+    "server_cpu_us_per_request", "switches_per_request",
+)
+
+LARGE = 10_000_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of parameters. Sizes in bytes, probabilities as fractions."""
+
+    protocol: str
+    connections: int
+    size: int
+    client: str = "ilet-load"
+    idle: int = 0
+    # Bytes per second that each connection reads at most.
+    slow: int | None = None
+    mtu: int = 1500
+    # Offloads of the kernel servers' pair: `on` is possible with a kernel client only.
+    offloads: str = "off"
+    loss: float = 0.0
+    reorder: float = 0.0
+    # Measured time, in units of --seconds.
+    length: float = 1
+    # At most so many rounds.
+    rounds: int | None = None
+    # Whether --quick measures it.
+    quick: bool = False
+    # Peers that are not measured in this cell.
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`axes` are the parameters (fields of Cell) that tell its cells apart. `columns` are the table's figures,
+    the first of them the one that the plan's progress shows. `ratios` are those shown as ratios."""
+
+    name: str
+    title: str
+    axes: tuple[str, ...]
+    peers: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[Cell, ...] = field(repr=False)
+    ratios: tuple[str, ...] = ("requests_per_second", "latency_p50_us")
+    # What an idle core of an AF_XDP server does. `sleep` where processor time has to be work, not waiting.
+    poll: str = "adaptive"
+    # Rounds in --quick.
+    quick_rounds: int = 2
+    # Peers that --quick leaves out.
+    quick_without: tuple[str, ...] = ()
+
+    def parameters(self, cell):
+        """The cell's parameters as they stand in results.json."""
+        return {axis: getattr(cell, axis) for axis in self.axes}
+
+
+def _udp_echo():
+    return tuple(
+        Cell("udp-echo", in_flight, size, quick=size == 64 and in_flight in (1, 64))
+        for size in (64, 1024) for in_flight in (1, 16, 64, 256)
+    )
+
+
+def _tcp_echo():
+    # Plain smoltcp scans all its sockets for every packet: with 10,000 it does not get through the handshakes.
+    return tuple(
+        Cell("tcp-echo", connections, 64, quick=connections in (1, 64),
+             without=("plain-smoltcp",) if connections in (16, 256, 10_000) else ())
+        for connections in (1, 16, 64, 256, 1_000, 10_000)
+    )
+
+
+def _http_keepalive():
+    own = tuple(
+        Cell("http", connections, size, rounds=3 if size == 128 else 2, quick=size == 128 and connections in (1, 64))
+        for size in (128, 1_024, 10_240, 102_400) for connections in (1, 64, 1_000)
+    )
+    wrk = tuple(
+        Cell("http", connections, 128, client="wrk", offloads="on", quick=connections == 64)
+        for connections in (1, 64, 1_000)
+    )
+    return own + wrk
+
+
+def _idle_scale():
+    # Opening half a million connections takes longer than the measurement: fewer rounds of those.
+    rounds = {100_000: 2, 500_000: 1}
+    return tuple(
+        Cell("tcp-echo", 64, 64, idle=idle, rounds=rounds.get(idle), quick=idle in (0, 10_000))
+        for idle in (0, 1_000, 10_000, 100_000, 500_000)
+    )
+
+
+def _slow_clients():
+    # 28,800 bits per second.
+    return tuple(
+        Cell("http-download", clients, LARGE, slow=3_600, length=3, rounds=2, quick=clients == 1_000)
+        for clients in (1_000, 10_000)
+    )
+
+
+def _download():
+    variants = (
+        {"client": "ilet-load", "offloads": "off", "mtu": 1500},
+        {"client": "wrk", "offloads": "on", "mtu": 1500},
+        {"client": "ilet-load", "offloads": "off", "mtu": 3498},
+    )
+    # Long enough that every connection gets its file: so many share the link.
+    lengths = {10: 2, 30: 2, 60: 3, 120: 5}
+    return tuple(
+        Cell("http-download", connections, LARGE, **variant, length=length, rounds=2,
+             quick=connections == 10 and variant["client"] == "ilet-load" and variant["mtu"] == 1500)
+        for variant in variants for connections, length in lengths.items()
+    )
+
+
+def _in_memory():
+    time = tuple(
+        Cell("tcp-echo", connections, 64, client="ilet-memory", quick=connections in (1, 1_000))
+        for connections in (1, 1_000, 10_000)
+    )
+    # Instructions are the same every time.
+    count = tuple(Cell("tcp-echo", connections, 64, client="callgrind", rounds=1) for connections in (1, 1_000, 10_000))
+    return time + count
+
+
+def _lossy():
+    faults = ({"loss": 0.001}, {"loss": 0.01}, {"loss": 0.05}, {"reorder": 0.05})
+    echo = tuple(
+        Cell("tcp-echo", 64, 64, **fault, length=2, rounds=2, quick=fault == {"loss": 0.01},
+             without=NGINX) for fault in faults
+    )
+    download = tuple(
+        Cell("http-download", 30, LARGE, **fault, length=3, rounds=2, without=ECHO_KERNEL) for fault in faults
+    )
+    return echo + download
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            "generator", "the generator against a minimal sender, both at ilet-reflect",
+            ("size", "connections"), ("ilet-load", "ilet-send"),
+            ("requests_per_second", "latency_p50_us", "latency_p99_us", "generator_cpu_us_per_request"),
+            (Cell("udp-echo", 64, 64, quick=True), Cell("udp-echo", 256, 64)),
+            ratios=("requests_per_second",),
+        ),
+        Scenario(
+            "generator-cost", "the generator's own cost of a TCP request, both ends sleep when they can",
+            ("size", "connections"), ("ilet",),
+            ("generator_to_server_cpu", "generator_cpu_us_per_request", "server_cpu_us_per_request", "requests_per_second"),
+            (Cell("tcp-echo", 64, 64, quick=True),),
+            ratios=(), poll="sleep",
+        ),
+        Scenario(
+            "udp-echo", "UDP echo, datagrams in flight", ("size", "connections"),
+            ("ilet", "ilet-reflect", *ECHO_KERNEL), RATE, _udp_echo(),
+        ),
+        Scenario(
+            "tcp-echo", "TCP echo", ("size", "connections"), ("ilet", *ECHO_KERNEL, "plain-smoltcp"), RATE, _tcp_echo(),
+            quick_without=("plain-smoltcp",),
+        ),
+        Scenario(
+            "http-keepalive", "HTTP, static file, connections kept open", ("client", "size", "connections"),
+            ("ilet", *NGINX, *HTTPD_KERNEL), RATE, _http_keepalive(), quick_without=HTTPD_KERNEL,
+        ),
+        Scenario(
+            "http-connection", "HTTP, one connection per request", ("size", "connections"),
+            ("ilet", *NGINX, *HTTPD_KERNEL), RATE,
+            (Cell("http-connection", 64, 512, quick=True),), quick_without=HTTPD_KERNEL,
+        ),
+        Scenario(
+            "idle-scale", "TCP echo, 64 busy connections among idle ones", ("size", "connections", "idle"),
+            ("ilet", *ECHO_KERNEL),
+            ("server_cpu_us_per_request", "requests_per_second", "latency_p50_us", "latency_p99_us", "memory_bytes_per_connection", "switches_per_request"),
+            _idle_scale(), ratios=("server_cpu_us_per_request", "memory_bytes_per_connection"), poll="sleep",
+            quick_rounds=1,
+        ),
+        Scenario(
+            "slow-clients", "HTTP, a large file to slow readers", ("size", "connections", "slow"),
+            ("ilet", *NGINX, *HTTPD_KERNEL),
+            ("bytes_per_second", "memory_bytes_per_connection", "server_cpu_percent", "switches_per_second"),
+            _slow_clients(), ratios=("bytes_per_second", "memory_bytes_per_connection"), poll="sleep",
+            quick_rounds=1, quick_without=("nginx/rps", *HTTPD_KERNEL),
+        ),
+        Scenario(
+            "download", "HTTP, a large file; the latency is the response time",
+            ("client", "mtu", "offloads", "size", "connections"), ("ilet", *NGINX), DOWNLOAD, _download(),
+            ratios=("bytes_per_second", "latency_p50_us"), quick_rounds=1,
+        ),
+        Scenario(
+            "in-memory", "TCP echo over memory, user space only", ("client", "size", "connections"),
+            ("ilet", "plain-smoltcp"), ("ns_per_request", "instructions_per_request"), _in_memory(),
+            ratios=("ns_per_request", "instructions_per_request"), quick_rounds=1,
+        ),
+        Scenario(
+            "lossy", "seeded loss and reordering, in both directions", ("protocol", "size", "connections", "loss", "reorder"),
+            ("ilet", *ECHO_KERNEL, *NGINX),
+            ("requests_per_second", "bytes_per_second", "latency_p50_us", "latency_p99_us", "latency_max_us", "server_cpu_us_per_request"),
+            _lossy(), ratios=("requests_per_second", "bytes_per_second", "latency_p99_us"), quick_rounds=1,
+        ),
+    )
+}
+
+# Peers that are measured only when --peers names them, and where.
+OPTIONAL_PEERS = {
+    "kernel-echo-uring": ("udp-echo", "tcp-echo"),
+    "kernel-echo-busy-poll": ("udp-echo", "tcp-echo"),
+    "kernel-httpd-uring": ("http-keepalive", "http-connection"),
+    "kernel-httpd-busy-poll": ("http-keepalive", "http-connection"),
+}

@@ -1,0 +1,113 @@
+import json
+import types
+import unittest
+from pathlib import Path
+
+from .. import clients, lab
+from ..clients import ClientError
+from ..scenarios import Cell
+from . import samples
+
+
+class IletLoad(unittest.TestCase):
+    def test_the_figures(self):
+        values, result = clients.parse_ilet_load(json.dumps(samples.ilet_load_result(100_000.0)))
+        self.assertEqual(values["requests_per_second"], 100_000)
+        self.assertEqual(values["latency_p50_us"], 9)
+        self.assertEqual(values["latency_p99_99_us"], 40)
+        self.assertEqual(values["server_cpu_us_per_request"], 5)
+        self.assertEqual(values["server_cpu_percent"], 50)
+        self.assertEqual(values["switches_per_second"], 3)
+        self.assertEqual(values["generator_to_server_cpu"], 2)
+        self.assertEqual(result["mode"], "copy")
+
+    def test_no_server_was_sampled(self):
+        values, _ = clients.parse_ilet_load(json.dumps(samples.ilet_load_result(server=None)))
+        self.assertNotIn("server_cpu_us_per_request", values)
+
+    def test_no_request_ended(self):
+        server = samples.ilet_load_result()["server"] | {"cpu_us_per_request": None, "switches_per_request": None}
+        nothing = samples.ilet_load_result(
+            0.0, latency_us=None, server=server, generator={"cpu_s": 2.0, "cpu_us_per_request": None}
+        )
+        values, _ = clients.parse_ilet_load(json.dumps(nothing))
+        self.assertIsNone(values["latency_p50_us"])
+        self.assertNotIn("generator_to_server_cpu", values)
+
+    def test_errors_are_no_result(self):
+        text = json.dumps(samples.ilet_load_result(errors={"corrupt": 3, "reset": 0}, errors_total=3))
+        with self.assertRaisesRegex(ClientError, "3 errors: 3 corrupt"):
+            clients.parse_ilet_load(text)
+
+    def test_what_is_no_result(self):
+        for text in ("", "{", "[]", "{}", json.dumps(samples.ilet_load_result(server={}))):
+            with self.subTest(text), self.assertRaisesRegex(ClientError, "no result"):
+                clients.parse_ilet_load(text)
+
+    def command(self, cell, round_number=1):
+        where = types.SimpleNamespace(bin_dir=Path("/b"), run_dir=Path("/r"), sources=["10.9.1.0/24", "10.9.2.0/24"])
+        server = types.SimpleNamespace(pair=1, address="10.20.0.2", port=80, pids=[5, 6])
+        return " ".join(clients.ilet_load(where, server, cell, round_number, 2, 0.2, "busy"))
+
+    def test_the_command_line(self):
+        line = self.command(Cell("http", 64, 128, idle=1_000))
+        for words in (
+            "--interface cli1 --sources 10.9.2.0/24 --target http://10.20.0.2:80/128.bin --connections 64",
+            "--duration 2 --warmup 0.2", "--body-file /r/www/128.bin", "--idle 1000", "--server-pid 5 --server-pid 6",
+        ):
+            self.assertIn(words, line)
+        self.assertNotIn("--size", line)
+        self.assertNotIn("--loss", line)
+
+    def test_every_peer_of_a_round_meets_the_same_faults(self):
+        lossy = Cell("tcp-echo", 64, 64, loss=0.001)
+        self.assertIn("--loss 0.001 --reorder 0 --fault-seed 3", self.command(lossy, 3))
+        self.assertEqual(self.command(lossy, 3), self.command(lossy, 3))
+
+    def test_slow_readers_are_not_late(self):
+        self.assertIn("--timeout 3600", self.command(Cell("http-download", 1_000, 10_000_000, slow=3_600)))
+
+
+class Wrk(unittest.TestCase):
+    def test_the_figures(self):
+        values, total = clients.parse_wrk(samples.WRK)
+        self.assertEqual(values["requests_per_second"], 178009.95)
+        self.assertEqual(values["bytes_per_second"], 55.17 * (1 << 20))
+        self.assertEqual(values["latency_p50_us"], 325)
+        self.assertAlmostEqual(values["latency_p90_us"], 1_200)
+        self.assertAlmostEqual(values["latency_p99_us"], 2_500)
+        self.assertAlmostEqual(values["latency_max_us"], 8_400)
+        self.assertEqual(total["requests"], 357_800)
+        self.assertAlmostEqual(total["seconds"], 2.01)
+
+    def test_errors_are_no_result(self):
+        for line in ("  Socket errors: connect 0, read 3, write 0, timeout 0", "  Non-2xx or 3xx responses: 7"):
+            with self.subTest(line), self.assertRaisesRegex(ClientError, line.strip()[:10]):
+                clients.parse_wrk(samples.WRK + line + "\n")
+
+    def test_what_is_no_result(self):
+        for text in ("", "unable to connect to 10.5.4.2:80 Connection refused\n", samples.WRK[:300]):
+            with self.subTest(text), self.assertRaisesRegex(ClientError, "no result"):
+                clients.parse_wrk(text)
+
+    def test_it_takes_whole_seconds(self):
+        self.assertEqual([clients.wrk_seconds(seconds) for seconds in (0.3, 1, 1.5)], [1, 1, 2])
+
+
+class Others(unittest.TestCase):
+    def test_callgrind(self):
+        self.assertEqual(clients.parse_callgrind("==7== Events    : Ir\n==7== Collected : 23456\n"), 23_456)
+        with self.assertRaises(ClientError):
+            clients.parse_callgrind("valgrind: no such program")
+
+    def test_the_last_line_is_the_complaint(self):
+        finished = lab.Finished(2, "", "warning: x\nerror: no route to 10.0.0.2\n", 0, False)
+        self.assertEqual(clients.complaint("ilet-load", finished, 5), "ilet-load ended with 2: error: no route to 10.0.0.2")
+        self.assertIn("killed", clients.complaint("wrk", lab.Finished(-9, "", "", 0, True), 5))
+
+    def test_offloads(self):
+        self.assertEqual(lab.parse_offloads(samples.ETHTOOL), {"tx": "off", "tso": "off", "gso": "off", "gro": "on"})
+
+
+if __name__ == "__main__":
+    unittest.main()
