@@ -308,7 +308,7 @@ fn an_honest_echo_server_is_found_right() {
         assert_eq!(finished.open_at_end, u64::from(connections));
         assert_eq!(record.opened, u64::from(connections));
         assert_eq!(record.established, record.opened);
-        assert!(record.latencies.len() > 0 && record.answered > record.requests);
+        assert!(!record.latencies.is_empty() && record.answered > record.requests);
         // What arrives is what was sent, but for what is on the way at either end.
         let size = u64::from(size);
         let on_the_way = u64::from(connections * depth) * size;
