@@ -261,9 +261,19 @@ impl Lab {
 
     /// Whether an XDP program is attached to the server's interface.
     pub fn xdp_attached(&self) -> bool {
-        self.server
-            .run_ok("ip", &["-d", "link", "show", "dev", SERVER_IF])
+        self.xdp_attached_to(&self.server, SERVER_IF)
+    }
+
+    /// Whether an XDP program is attached to an interface.
+    pub fn xdp_attached_to(&self, namespace: &Netns, interface: &str) -> bool {
+        namespace
+            .run_ok("ip", &["-d", "link", "show", "dev", interface])
             .contains("xdp")
+    }
+
+    /// A prefix in which nobody has an address, unless there is a router.
+    pub fn spare_prefix(&self, version: Version) -> String {
+        with_prefix(self.address(version, 1, 0))
     }
 
     fn far_addresses(&self, host: u8) -> [IpAddr; 2] {

@@ -225,7 +225,8 @@ impl LoadArgs {
         }
         let seed = self
             .seed
-            .unwrap_or_else(|| RandomState::new().hash_one("seed"));
+            // Short enough for every reader of JSON.
+            .unwrap_or_else(|| RandomState::new().hash_one("seed") >> 32);
         let plan = Plan {
             target: self.target.clone(),
             connections: self.connections,

@@ -24,6 +24,7 @@ pub struct Sources {
     /// The first host address.
     base: u128,
     hosts: u64,
+    pairs: u64,
     start: u64,
 }
 
@@ -46,6 +47,7 @@ impl Sources {
             is_ipv4,
             base,
             hosts,
+            pairs: hosts * PORTS,
             start: random.random_range(0..hosts * PORTS),
         }
     }
@@ -57,18 +59,20 @@ impl Sources {
 
     /// Number of pairs.
     pub fn pairs(&self) -> u64 {
-        self.hosts * PORTS
+        self.pairs
     }
 
     /// The pair at `place`, counted from zero; after the last comes the first.
+    #[inline]
     pub fn at(&self, place: u64) -> SocketAddr {
-        let place = (place % self.pairs() + self.start) % self.pairs();
-        let offset = place % self.hosts;
-        let port = FIRST_PORT + (place / self.hosts) as u16;
-        SocketAddr::new(self.address(self.base + u128::from(offset)), port)
+        let place = self.wrapped(self.wrapped(place) + self.start);
+        let (port, host) = (place / self.hosts, place % self.hosts);
+        let address = self.address(self.base + u128::from(host));
+        SocketAddr::new(address, FIRST_PORT + port as u16)
     }
 
     /// The place of a pair, if it is one of ours.
+    #[inline]
     pub fn place(&self, pair: SocketAddr) -> Option<u64> {
         let port = pair.port().checked_sub(FIRST_PORT)?;
         if pair.is_ipv4() != self.is_ipv4 {
@@ -76,8 +80,21 @@ impl Sources {
         }
         let host = u64::try_from(number(pair.ip()).checked_sub(self.base)?).ok()?;
         (host < self.hosts).then(|| {
-            (u64::from(port) * self.hosts + host + self.pairs() - self.start) % self.pairs()
+            let place = u64::from(port) * self.hosts + host;
+            self.wrapped(place + self.pairs - self.start)
         })
+    }
+
+    /// Divides only if it has to: this runs for every datagram.
+    #[inline]
+    fn wrapped(&self, place: u64) -> u64 {
+        if place < self.pairs {
+            place
+        } else if place < 2 * self.pairs {
+            place - self.pairs
+        } else {
+            place % self.pairs
+        }
     }
 
     fn address(&self, number: u128) -> IpAddr {

@@ -103,12 +103,11 @@ impl StreamClient {
         let protocol = plan.target.protocol;
         let slots = plan.slots();
         let busy = plan.connections;
-        let host = plan.target.address.to_string();
-        let host = host.strip_suffix(":80").unwrap_or(&host);
+        let host = plan.target.authority();
         let mut client = Self {
             protocol,
             pattern: Pattern::new(&mut random),
-            http: Http::new(host, &plan.target.path, plan.body.clone()),
+            http: Http::new(&host, &plan.target.path, plan.body.clone()),
             sources: Sources::new(plan.sources, &mut random),
             next_source: 0,
             slots: Vec::with_capacity(slots),
@@ -677,5 +676,15 @@ impl Client for StreamClient {
             (_, End::ConnectTimeout | End::Unanswered) => ErrorKind::Timeout,
         };
         self.fail(index, kind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_million_connections_take_little_memory() {
+        assert!(size_of::<Slot>() <= 112, "{}", size_of::<Slot>());
     }
 }
