@@ -354,7 +354,7 @@ fn the_kernel_s_servers_good_and_bad() {
     assert!(wrong.errors("timeout") >= 8);
 
     let silent = KernelServer::start(&lab, serve_nothing);
-    let wrong = run(&silent, "--timeout 0.3 --duration 10");
+    let wrong = run(&silent, "--timeout 0.3 --warmup 0 --duration 10");
     wrong.assert_fails(1, &["nothing came from", &silent.at.to_string(), "0.3 s"]);
     assert!(wrong.errors("timeout") >= 8);
 }
