@@ -4,11 +4,13 @@
 //! * [`echo`], [`http`]: handlers and their parts, which run without a stack; the binaries add the runtime.
 //! * [`bare`]: programs on AF_XDP without the stack.
 //! * [`kernel`]: servers on the kernel's own sockets.
+//! * [`load`]: the load generator, on the stack's client side.
 
 pub mod bare;
 pub mod cli;
 pub mod echo;
 pub mod http;
 pub mod kernel;
+pub mod load;
 pub mod printer;
 pub mod serve;
