@@ -50,7 +50,7 @@ pub struct ListenArgs {
     #[arg(long, value_name = "IP")]
     pub address: IpAddr,
 
-    /// Let the kernel poll the card's queue for so long before it sleeps (SO_BUSY_POLL, EPIOCSPARAMS)
+    /// Poll for so long before going to sleep, the card's queue too (SO_BUSY_POLL, EPIOCSPARAMS)
     #[arg(long, value_name = "MICROS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub busy_poll: Option<u32>,
 }

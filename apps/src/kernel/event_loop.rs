@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -29,7 +29,7 @@ const ACCEPTED_AT_ONCE: usize = 64;
 /// Connections that there is room for from the start.
 const CONNECTIONS: usize = 16_384;
 /// When the system is out of descriptors or memory, accepting is tried again when a connection of ours
-/// closes, or after this time.
+/// closes, or when nothing has happened for this time.
 const ACCEPT_AGAIN_AFTER: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
@@ -63,10 +63,14 @@ pub struct EventLoop<'s, S> {
     /// number: a turn too many does no harm.
     queue: Vec<usize>,
     is_accepting: bool,
+    /// How long to poll after the last event before going to sleep.
+    busy_poll: Option<Duration>,
+    poll_until: Option<Instant>,
 }
 
 impl<'s, S: Service<'s>> EventLoop<'s, S> {
     /// A loop that serves the connections of `listener` and the datagrams of `datagrams` until `stop`.
+    /// `busy_poll`: how long to poll before going to sleep.
     ///
     /// # Errors
     /// When the kernel has no epoll descriptor for us.
@@ -98,6 +102,8 @@ impl<'s, S: Service<'s>> EventLoop<'s, S> {
             scratch: Scratch::default(),
             queue: Vec::with_capacity(CONNECTIONS),
             is_accepting: true,
+            busy_poll,
+            poll_until: None,
         })
     }
 
@@ -115,8 +121,11 @@ impl<'s, S: Service<'s>> EventLoop<'s, S> {
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             }
-            if events.is_empty() && self.queue.is_empty() {
+            if events.is_empty() && self.queue.is_empty() && !self.keeps_polling() {
                 self.resume_accepting()?;
+            }
+            if let (Some(time), false) = (self.busy_poll, events.is_empty()) {
+                self.poll_until = Some(Instant::now() + time);
             }
             mem::swap(&mut self.queue, &mut queue);
             for event in &events {
@@ -144,8 +153,12 @@ impl<'s, S: Service<'s>> EventLoop<'s, S> {
         }
     }
 
+    fn keeps_polling(&self) -> bool {
+        self.poll_until.is_some_and(|until| Instant::now() < until)
+    }
+
     fn timeout(&self) -> Option<&'static Timespec> {
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.keeps_polling() {
             Some(&AT_ONCE)
         } else if !self.is_accepting {
             Some(&ACCEPT_AGAIN_AFTER)
@@ -234,8 +247,8 @@ struct BusyPoll {
     reserved: u8,
 }
 
-/// Has the kernel poll the queue that packets come from before it sleeps. Older kernels do so only if the
-/// administrator says so for all (`net.core.busy_poll`), so that a failure means what it is there.
+/// Has the kernel look into the card's queue whenever it is asked for events and has none; where there is no
+/// queue to look into, as on a veth pair, the loop's own polling is what saves the wakeups.
 #[allow(unsafe_code)]
 fn set_busy_poll(epoll: &OwnedFd, time: Duration) {
     const SET: ioctl::Opcode = opcode::write::<BusyPoll>(0x8a, 1);
@@ -248,6 +261,8 @@ fn set_busy_poll(epoll: &OwnedFd, time: Duration) {
     // SAFETY: `EPIOCSPARAMS` reads a `struct epoll_params`, whose layout `BusyPoll` has, and keeps nothing.
     let result = unsafe { ioctl::ioctl(epoll, Setter::<SET, BusyPoll>::new(parameters)) };
     if let Err(error) = result {
-        log::warn!("the kernel does not busy poll for epoll: {error}; Linux 6.9 or newer can");
+        log::warn!(
+            "the kernel does not poll the card's queue for epoll: {error}; Linux 6.9 or newer can"
+        );
     }
 }

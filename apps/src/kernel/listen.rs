@@ -15,6 +15,9 @@ use rustix::net::{
 const BACKLOG: i32 = 65_535;
 /// Bytes that may wait on the UDP socket, of which small datagrams take several hundred each.
 const DATAGRAM_BUFFER_BYTES: usize = 8 << 20;
+/// The kernel's own default. Some systems have another, and BBR, which paces each connection by a timer,
+/// halves the throughput of downloads on a fast and short path.
+const CONGESTION_CONTROL: &str = "cubic";
 /// Seconds that a connection without a request may wait in the kernel, where it costs nobody a wakeup.
 const DEFERRED_SECONDS: i32 = 1;
 
@@ -25,7 +28,7 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// 0 lets the kernel choose.
     pub port: u16,
-    /// How long the kernel may poll the card's queue for us before it sleeps.
+    /// How long to poll before going to sleep.
     pub busy_poll: Option<Duration>,
 }
 
@@ -64,6 +67,8 @@ impl Endpoint {
         let socket = self.socket(SocketType::STREAM)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        // Without it, or not for us without privileges, the system's choice has to do.
+        let _ = sockopt::set_tcp_congestion(&socket, CONGESTION_CONTROL);
         if client_speaks_first {
             set_option(
                 &socket,
@@ -96,7 +101,9 @@ impl Endpoint {
         let socket = socket_with(family, kind, flags, None)?;
         if let Some(time) = self.busy_poll {
             let micros = i32::try_from(time.as_micros()).unwrap_or(i32::MAX);
-            set_option(&socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, micros)?;
+            if let Err(error) = set_option(&socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, micros) {
+                log::warn!("the kernel does not poll the card's queue: {error}; run it as root");
+            }
         }
         Ok(socket)
     }
@@ -109,9 +116,7 @@ impl Endpoint {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => "another program has it: `ss -lnp` tells which",
             io::ErrorKind::AddrNotAvailable => "no interface has this address: see `ip address`",
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 and busy polling need privileges: run it as root"
-            }
+            io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: run it as root",
             _ => "check the address, the port and the limit of open files",
         };
         ListenError {
@@ -151,5 +156,53 @@ fn set_option(socket: impl AsFd, level: i32, option: i32, value: i32) -> io::Res
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+
+    fn endpoint(address: IpAddr) -> Endpoint {
+        Endpoint {
+            address,
+            port: 0,
+            busy_poll: None,
+        }
+    }
+
+    #[test]
+    fn accepted_sockets_have_the_options() {
+        for client_speaks_first in [false, true] {
+            let listener = endpoint(Ipv4Addr::LOCALHOST.into())
+                .listen(client_speaks_first)
+                .unwrap();
+            let listener = TcpListener::from(listener);
+            listener.set_nonblocking(false).unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            io::Write::write_all(&mut client, b"x").unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert!(accepted.nodelay().unwrap());
+            let chosen = sockopt::tcp_congestion(&listener).unwrap();
+            assert_eq!(sockopt::tcp_congestion(&accepted).unwrap(), chosen);
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_told_in_a_line() {
+        for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+            let datagrams = endpoint(address).datagrams().unwrap();
+            let port = port_of(&datagrams).unwrap();
+            assert_ne!(port, 0);
+            let same = Endpoint {
+                port,
+                ..endpoint(address)
+            };
+            let taken = same.datagrams().unwrap_err().to_string();
+            let start = format!("cannot listen on UDP port {port} of {address}: ");
+            assert!(taken.starts_with(&start), "{taken}");
+            assert!(!taken.contains('\n'), "{taken}");
+        }
     }
 }

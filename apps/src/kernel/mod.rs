@@ -12,6 +12,10 @@
 //!
 //! [`event_loop`] owns who is served when, [`connection`] what is kept of a connection between two looks at
 //! it, and a [`service`] only answers bytes with bytes.
+//!
+//! There is no io_uring variant. One was measured against these (Linux 6.18, multishot accept and receive,
+//! provided buffers, deferred task work): its rates did not differ beyond the noise, its CPU time per request
+//! was about 5 % lower with 64 connections that stay open and the same or higher with one.
 
 pub mod cli;
 pub mod connection;
