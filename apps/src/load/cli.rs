@@ -147,6 +147,10 @@ const DATAGRAM_MAX: u32 = 65_507;
 const WINDOW_MAX: usize = 65_535;
 /// Connections up to which each has a large receive buffer.
 const LARGE_BUFFERS_MAX: usize = 10_000;
+/// Bytes of a packet's payload, about.
+const SEGMENT_BYTES: usize = 1400;
+/// Frames that wait for what arrives, at most: 32 MiB of them.
+const FILL_MAX: usize = 16_384;
 /// The longest that a frame is held back.
 const REORDER_DELAY: Duration = Duration::from_millis(1);
 
@@ -329,7 +333,7 @@ impl LoadArgs {
 }
 
 /// Room for the connections, and for those that are being closed beside them; buffers as small as the
-/// requests allow, since there may be very many.
+/// requests allow, since there may be very many; and frames for what may arrive at once.
 fn limits(plan: &Plan) -> Limits {
     let slots = plan.slots();
     let outstanding = plan.size as usize * plan.depth as usize;
@@ -342,10 +346,23 @@ fn limits(plan: &Plan) -> Limits {
         _ if slots <= LARGE_BUFFERS_MAX => WINDOW_MAX,
         _ => ENGINE_RX_BYTES,
     };
+    let frames_each = match plan.target.protocol {
+        Protocol::UdpEcho => 1,
+        Protocol::TcpEcho => outstanding.min(client_rx_bytes) / SEGMENT_BYTES + 1,
+        _ => client_rx_bytes / SEGMENT_BYTES,
+    };
+    let at_once = (plan.connections as usize).saturating_mul(frames_each);
+    let fill_target = at_once.clamp(1024, FILL_MAX).next_power_of_two() as u32;
+    let ring_entries = fill_target.max(2048);
     Limits {
         flows: slots + (plan.connections as usize).min(65_536) + 1024,
         client_rx_bytes,
         client_tx_bytes: outstanding.clamp(2048, WINDOW_MAX),
+        fill_target,
+        ring_entries,
+        // Nothing is lent; the other half is for what is sent.
+        loans: 0,
+        frames: 2 * ring_entries,
         ..Limits::default()
     }
 }
@@ -538,6 +555,9 @@ mod tests {
             assert!(limits.flows > plan.slots(), "{options}");
             assert!((2 * MTU_MAX..=WINDOW_MAX).contains(&limits.client_rx_bytes));
             assert!(limits.client_tx_bytes <= WINDOW_MAX);
+            assert!((1024..=FILL_MAX as u32).contains(&limits.fill_target));
+            assert!(limits.fill_target <= limits.ring_entries);
+            assert!(limits.frames >= limits.fill_target + limits.loans + 1024);
         }
     }
 }

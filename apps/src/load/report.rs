@@ -118,16 +118,19 @@ struct Server {
 struct Generator {
     cpu_s: f64,
     cpu_us_per_request: Option<f64>,
+    lost_frames: u64,
 }
 
 impl Report {
-    /// Puts the result together. `server` is there if its processes were given.
+    /// Puts the result together. `server` is there if its processes were given; `lost_frames` are those of
+    /// the whole run that came faster than we took them.
     pub fn new(
         plan: &Plan,
         attachment: Attachment,
         finished: &Finished,
         server: Option<&Cost>,
         generator: &Cost,
+        lost_frames: u64,
     ) -> Self {
         let record = &finished.record;
         let seconds = record.seconds();
@@ -194,6 +197,7 @@ impl Report {
             generator: Generator {
                 cpu_s: generator.cpu_seconds(),
                 cpu_us_per_request: per_request(generator.cpu_seconds() * 1e6),
+                lost_frames,
             },
         }
     }
@@ -339,7 +343,15 @@ impl fmt::Display for Report {
             "generator    {:.2} s of processor time{}",
             self.generator.cpu_s,
             PerRequest(self.generator.cpu_us_per_request)
-        )
+        )?;
+        if self.generator.lost_frames > 0 {
+            let lost = self.generator.lost_frames;
+            writeln!(
+                f,
+                "             {lost} frames came faster than it took them"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -409,7 +421,7 @@ mod tests {
             ..Cost::default()
         };
         let server = with_server.then_some(&cost);
-        Report::new(&plan(), attachment, &finished, server, &Cost::default())
+        Report::new(&plan(), attachment, &finished, server, &Cost::default(), 5)
     }
 
     fn keys(value: &serde_json::Value) -> Vec<&str> {
@@ -500,7 +512,7 @@ mod tests {
                     "resident_bytes_max",
                 ],
             ),
-            ("generator", &["cpu_s", "cpu_us_per_request"]),
+            ("generator", &["cpu_s", "cpu_us_per_request", "lost_frames"]),
         ] {
             let mut wanted = wanted.to_vec();
             wanted.sort_unstable();
@@ -545,7 +557,7 @@ mod tests {
             rate: Some(0.5),
             ..plan()
         };
-        let report = Report::new(&plan, attachment, &finished, None, &Cost::default());
+        let report = Report::new(&plan, attachment, &finished, None, &Cost::default(), 0);
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert!(json["server"].is_null() && json["latency_us"]["p50"].is_null());
         assert!(json["parameters"]["size"].is_null());
@@ -567,6 +579,7 @@ mod tests {
             "errors       3 reset",
             "61 open at the end",
             "1.00 s of processor time, 1000.00 µs per request",
+            "5 frames came faster",
         ] {
             assert!(text.contains(part), "no {part:?} in:\n{text}");
         }

@@ -166,18 +166,25 @@ fn run(args: &LoadArgs) -> Result<(), Failure> {
         progress.show(&shared);
     };
     progress.clear();
-    let frames_conserved = stack.shutdown(GRACE).conserved;
+    let stack_report = stack.shutdown(GRACE);
 
     let Some(finished) = finished else {
         return failure.map_or(Ok(()), Err);
     };
     if finished.is_measured {
         let server = (!args.server_pids.is_empty()).then_some(&server.cost);
-        let report = Report::new(&plan, attachment, &finished, server, &generator.cost);
+        let report = Report::new(
+            &plan,
+            attachment,
+            &finished,
+            server,
+            &generator.cost,
+            lost_frames(&stack_report.xdp),
+        );
         print(&report, args.json);
     }
     failure = failure.or_else(|| what_went_wrong(&finished, args, &plan));
-    if failure.is_none() && !frames_conserved {
+    if failure.is_none() && !stack_report.conserved {
         failure = Some(Failure::FramesLost);
     }
     failure.map_or(Ok(()), Err)
@@ -190,6 +197,13 @@ fn read_body(path: &PathBuf) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(error));
     }
     Ok(body)
+}
+
+/// What the kernel dropped between the XDP program and us: it had no frame, or no room on the ring.
+fn lost_frames(counters: &[(&str, u64)]) -> u64 {
+    let lost = ["xsk_rx_dropped", "xsk_rx_ring_full"];
+    let counts = counters.iter().filter(|(name, _)| lost.contains(name));
+    counts.map(|(_, count)| count).sum()
 }
 
 /// The client that the plan's protocol needs.

@@ -49,7 +49,7 @@ impl Pace {
     }
 }
 
-/// The pace of new connections. What could not be opened in time is not made up for by a burst.
+/// The pace of new connections, or of the last. What could not be done in time is not made up for by a burst.
 #[derive(Debug, Clone, Copy)]
 pub struct Opening {
     period: u64,

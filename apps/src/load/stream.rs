@@ -21,9 +21,11 @@ use super::sources::Sources;
 use super::target::Protocol;
 use super::timeouts::Timeouts;
 
-/// Connections opened at once, requests sent, late ones looked after, and connections reset at the end, in
-/// one turn at most: the core must look at what arrives.
+/// Connections opened at once, requests sent, and late ones looked after, in one turn at most: the core must
+/// look at what arrives.
 const PER_TURN: usize = 256;
+/// Connections reset per second at the end: a reset that is lost leaves the server with a connection.
+const RESETS_PER_SECOND: f64 = 100_000.0;
 /// Pairs of address and port tried for one connection: one that is still being closed is passed over.
 const PAIRS_TRIED: usize = 16;
 /// Refusals in a row, with no connection open, that end the run.
@@ -54,8 +56,9 @@ pub struct StreamClient {
     waiting: u64,
     unsettled: u64,
     refusals: u32,
-    /// Slots that are closed at the end.
+    /// Slots that are closed at the end, and their pace.
     closed: usize,
+    closing: Opening,
 }
 
 #[derive(Debug)]
@@ -124,6 +127,7 @@ impl StreamClient {
             unsettled: slots as u64,
             refusals: 0,
             closed: 0,
+            closing: Opening::new(RESETS_PER_SECOND),
             course,
         };
         client.slots.extend((0..slots).map(|_| Slot {
@@ -168,8 +172,11 @@ impl StreamClient {
         self.protocol == Protocol::HttpDownload || self.course.plan().slow.is_some()
     }
 
-    /// The slot that a connection belongs to, if it still does.
+    /// The slot that a connection belongs to, if it still does and that is still of interest.
     fn slot_of(&self, token: u64) -> Option<u32> {
+        if self.course.phase() >= Phase::Closing {
+            return None;
+        }
         let (generation, index) = ((token >> 32) as u32, token as u32);
         let slot = self.slots.get(index as usize)?;
         (slot.generation == generation && slot.state != State::Closed).then_some(index)
@@ -492,12 +499,12 @@ impl StreamClient {
 
     /// Resets some connections at the end of the run, and counts what they still owe.
     fn close_some(&mut self, core: &mut Core<'_>) {
-        for _ in 0..PER_TURN {
-            if self.closed == self.slots.len() {
-                self.count_unsent();
-                self.course.finish();
-                return;
-            }
+        if self.closed == self.slots.len() {
+            self.count_unsent();
+            self.course.finish();
+            return;
+        }
+        while self.closed < self.slots.len() && self.closing.take(self.now) {
             let index = self.closed as u32;
             self.closed += 1;
             let owed = self.slots[index as usize].outstanding;
@@ -543,7 +550,7 @@ impl Client for StreamClient {
             Phase::Resolving | Phase::Done => return next,
             Phase::Closing => {
                 self.close_some(core);
-                return Some(self.now);
+                return Some(self.closing.next_time());
             }
             _ => {}
         }
