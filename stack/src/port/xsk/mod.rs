@@ -111,6 +111,8 @@ pub struct XskPort {
     /// Frames on the TX ring or not yet reported on the COMPLETION ring.
     sending: u32,
     ring_entries: u32,
+    /// Frames that the kernel sends per call.
+    tx_budget: u32,
     /// The kernel has not yet been told of everything on the TX ring.
     kick_due: bool,
     /// It was told, and said to be told again.
@@ -191,10 +193,12 @@ impl XskPort {
             fill_target: options.fill_target.min(options.ring_entries),
             sending: 0,
             ring_entries: options.ring_entries,
+            tx_budget: 0,
             kick_due: false,
             kick_again: false,
             scratch: [FrameDesc::default(); BATCH],
         };
+        port.tx_budget = port.raise_tx_budget();
         if options.busy_poll {
             port.prefer_busy_poll();
         }
@@ -223,21 +227,41 @@ impl XskPort {
             (libc::SO_BUSY_POLL, BUSY_POLL_MICROS),
             (SO_BUSY_POLL_BUDGET, BATCH as libc::c_int),
         ] {
-            // SAFETY: the descriptor is open (see `fd`), and the option value is a c_int that lives
-            // until the call returns.
-            let result = unsafe {
-                libc::setsockopt(
-                    self.rx.fd().as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    name,
-                    (&raw const value).cast(),
-                    size_of::<libc::c_int>() as libc::socklen_t,
-                )
-            };
-            if result != 0 {
-                log::debug!("socket option {name}: {}", io::Error::last_os_error());
-            }
+            self.set_option(libc::SOL_SOCKET, name, value);
         }
+    }
+
+    /// Has the kernel send a whole ring per call in copy mode, where it otherwise stops after 32 frames
+    /// (`Documentation/networking/af_xdp.rst`, since Linux 6.17). Returns how many it sends.
+    fn raise_tx_budget(&self) -> u32 {
+        // linux/if_xdp.h; the libc crate lacks it.
+        const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+        const TX_BATCH_SIZE: u32 = 32;
+        let wanted = self.ring_entries as libc::c_int;
+        if self.set_option(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, wanted) {
+            self.ring_entries
+        } else {
+            TX_BATCH_SIZE
+        }
+    }
+
+    /// Sets a socket option; returns whether the kernel has it.
+    fn set_option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> bool {
+        // SAFETY: the descriptor is open (see `fd`), and the option value is a c_int that lives
+        // until the call returns.
+        let result = unsafe {
+            libc::setsockopt(
+                self.rx.fd().as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result != 0 {
+            log::debug!("socket option {name}: {}", io::Error::last_os_error());
+        }
+        result == 0
     }
 
     /// Panics unless `arena` is the one over this socket's UMEM.
@@ -502,7 +526,14 @@ impl Port for XskPort {
         counters.tx_frames.add(sent as u64);
         counters.tx_bytes.add(bytes);
         if (sent > 0 || self.kick_due) && self.tx.needs_wakeup() {
-            self.kick(counters)?;
+            // An older kernel stops after some frames and has to be told again: what a turn received has to go
+            // out in the same turn, or more and more frames would wait for being sent.
+            for _ in 0..=self.sending / self.tx_budget {
+                self.kick(counters)?;
+                if !self.kick_again {
+                    break;
+                }
+            }
         }
         self.reap(arena, counters);
         Ok(())
