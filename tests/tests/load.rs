@@ -480,7 +480,8 @@ fn signals_end_a_run_with_the_result_so_far() {
     let server = Launch::echo(&lab).start();
     let url = echo_url(&lab, "tcp", Version::V4);
     for signal in ["INT", "TERM"] {
-        let wrapper = format!("timeout --preserve-status --signal {signal} 3");
+        // In the foreground it signals the program once, and not again with its group.
+        let wrapper = format!("timeout --foreground --preserve-status --signal {signal} 3");
         let options = format!("{url} --duration 30");
         let run = run_through(&wrapper, &lab, Side::Client, Version::V4, &options);
         run.assert_fails(1, &["signal"]);
