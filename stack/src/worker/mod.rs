@@ -93,6 +93,7 @@ pub(crate) struct Worker<P> {
     client_due: Option<u64>,
     /// Something happened since the client had its turn.
     client_stirred: bool,
+    has_services: bool,
     ip_mtu: usize,
     icmp: Icmp,
     udp: Udp,
@@ -136,6 +137,7 @@ impl<P: Port> Worker<P> {
             resolver: Resolver::new(link_address, &ours, &gateways),
             client_due: None,
             client_stirred: true,
+            has_services: !streams.is_empty() || !datagrams.is_empty(),
             ip_mtu,
             icmp: Icmp::new(ip_mtu, now),
             udp: Udp::new(datagrams, ip_mtu, pool.clone(), core.clone()),
@@ -456,8 +458,12 @@ impl<P: Port> Worker<P> {
         None
     }
 
-    /// Charges the time since `start` to the handler that ran, if one did; returns the time.
+    /// Charges the time since `start` to the handler that ran, if one did; returns the time. Without
+    /// handlers nobody's time is kept, and the turn's will do.
     fn charge(&mut self, start: u64, clock: &mut impl Clock) -> u64 {
+        if !self.has_services {
+            return start;
+        }
         let nanos = clock.nanos();
         let run_time = Duration::from_micros(nanos.saturating_sub(start) / 1000);
         let counters = &self.counters;
