@@ -3,7 +3,7 @@
 //!
 //! A [`Client`] runs inside the loop of one core, as interruptlets do: it must not block. The loop tells it
 //! what happened ([`connected`](Client::connected), [`received`](Client::received), ...) and calls
-//! [`turn`](Client::turn) once per turn, where it may open connections, send on any of them, and send
+//! [`turn`](Client::turn), where it may open connections, send on any of them, and send
 //! datagrams through [`Core`]. Inside an event it acts on the connection at hand through [`Stream`].
 //!
 //! For each connection the events come in this order: `connected` at most once; then any number of
@@ -26,8 +26,8 @@ use crate::wire::Local;
 
 /// What a core runs on its client side.
 pub trait Client: Send {
-    /// Called once per turn of the loop, after what was received. Returns when to be called again at the
-    /// latest, in nanoseconds of the loop's clock; `None`: when something happens.
+    /// Called once in each turn of the loop in which something happens, after what was received, and at the
+    /// time that it returns, in nanoseconds of the loop's clock, if there is one.
     fn turn(&mut self, core: &mut Core<'_>) -> Option<u64>;
 
     /// The handshake of a connection is complete.

@@ -276,6 +276,7 @@ fn a_gateway_is_asked_for_instead_of_a_peer_beyond_it() {
     assert_eq!(pair.shared.lock().unwrap().reached, [Reach::Ready]);
     let beyond: SocketAddr = "198.51.100.1:7".parse().unwrap();
     pair.wish(Wish::Open(source(Version::V4, 1, 1024), beyond, 1));
+    pair.tick();
     pair.client.turn();
     let frame = pair.client.peer().take().unwrap();
     assert_eq!(frame[..6], SERVER_LINK);
@@ -342,6 +343,7 @@ fn a_datagram_for_a_service_is_not_the_clients() {
     // The server's echo comes to the port of the client's own service, which echoes it in turn.
     let own = SocketAddr::new(Version::V4.client(), PORT);
     pair.wish(Wish::Datagram(own, server(Version::V4), pattern(10)));
+    pair.tick();
     pair.client.turn();
     let request = pair.client.peer().take().unwrap();
     let answers = exchange(&mut pair.server, &request);

@@ -291,8 +291,12 @@ impl Tcp {
         self.resources.client = Some(client);
     }
 
-    /// Sends what the events of this turn have to send, and settles what they changed.
-    pub(crate) fn flush(&mut self, turn: &mut Turn<'_>) {
+    /// Sends what the events of this turn have to send, and settles what they changed. Returns whether there
+    /// was anything.
+    pub(crate) fn flush(&mut self, turn: &mut Turn<'_>) -> bool {
+        if self.touched.is_empty() {
+            return false;
+        }
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             let Some((_, connection)) = self.flows.get_mut(id) else {
@@ -303,6 +307,7 @@ impl Tcp {
             self.settle(id, status, turn.counters);
         }
         self.touched = touched;
+        true
     }
 
     /// Carries out what is due, at most `budget` timers.

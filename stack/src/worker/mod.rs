@@ -91,6 +91,8 @@ pub(crate) struct Worker<P> {
     resolver: Resolver,
     /// When the client wants its next turn at the latest, in nanoseconds.
     client_due: Option<u64>,
+    /// Something happened since the client had its turn.
+    client_stirred: bool,
     ip_mtu: usize,
     icmp: Icmp,
     udp: Udp,
@@ -133,6 +135,7 @@ impl<P: Port> Worker<P> {
             answers_neighbours: !shared_address || !sources.is_empty(),
             resolver: Resolver::new(link_address, &ours, &gateways),
             client_due: None,
+            client_stirred: true,
             ip_mtu,
             icmp: Icmp::new(ip_mtu, now),
             udp: Udp::new(datagrams, ip_mtu, pool.clone(), core.clone()),
@@ -244,14 +247,18 @@ impl<P: Port> Worker<P> {
             self.carry_out(command, nanos);
             nanos = self.charge(nanos, clock);
         }
-        self.take_client_turn(nanos);
+        // An idle loop looks for frames, and for nothing else.
+        if worked || self.client_stirred || self.client_due.is_some_and(|due| due <= nanos) {
+            self.take_client_turn(nanos);
+        }
 
         let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
         let now = turn.now;
         self.tcp.expire(budget::TIMERS, &mut turn);
         // What many connections' deadlines took is no handler's doing.
         self.tcp.take_called();
-        self.tcp.flush(&mut turn);
+        // What became of connections here, the client may act on in the next turn.
+        self.client_stirred = self.tcp.flush(&mut turn);
 
         // Sent, or for the kernel to take up where it left off.
         worked |= !self.egress.queue.is_empty() || self.port.has_backlog();

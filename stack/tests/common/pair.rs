@@ -12,6 +12,9 @@ use interruptlet::{Cidr, Duration, Instant};
 
 use super::{CLIENT_LINK, PORT, Version, pattern};
 
+/// How often the client looks for wishes.
+const TICK_MICROS: u32 = 1000;
+
 /// What happened, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -81,7 +84,7 @@ impl Client for Told {
                 }
             }
         }
-        None
+        Some(core.nanos() + u64::from(TICK_MICROS) * 1000)
     }
 
     fn connected(&mut self, stream: &mut Stream<'_>) {
@@ -215,8 +218,19 @@ impl Pair {
         );
     }
 
+    /// Lets the time pass after which the client looks for wishes.
+    pub fn tick(&mut self) {
+        self.advance(self.client.now() + Duration::from_micros(TICK_MICROS.into()));
+    }
+
     /// Moves frames and takes turns until nothing happens at this instant.
     pub fn settle(&mut self) {
+        let shared = self.shared.lock().unwrap();
+        let wanted = !shared.wishes.is_empty() || shared.reach.len() > shared.reached.len();
+        drop(shared);
+        if wanted {
+            self.tick();
+        }
         loop {
             let mut worked = self.client.turn();
             worked |= self.server.turn();
