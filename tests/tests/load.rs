@@ -41,7 +41,7 @@ impl Run {
         assert_eq!(self.code, Some(0), "{self:?}");
         assert_eq!(json["errors_total"], 0, "{self:?}");
         assert!(json["requests"].as_u64().unwrap() > 0, "{self:?}");
-        assert!(self.stderr.is_empty(), "{self:?}");
+        assert_eq!(self.stderr, Vec::<String>::new(), "{self:?}");
         json
     }
 
@@ -100,7 +100,12 @@ fn run_through(wrapper: &str, lab: &Lab, side: Side, version: Version, options: 
     Run {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: stderr.lines().map(str::to_owned).collect(),
+        // The run before may just be leaving the queue.
+        stderr: stderr
+            .lines()
+            .filter(|line| !line.ends_with("is busy: waiting for it"))
+            .map(str::to_owned)
+            .collect(),
     }
 }
 
@@ -192,7 +197,8 @@ fn our_web_server_over_everything() {
         };
         let file = |name: &str| format!("--body-file {}", root.join(name).display());
         run("http", "small", &file("small")).assert_right();
-        run("http", "large", &file("large")).assert_right();
+        let few = format!("{} --connections 2", file("large"));
+        run("http", "large", &few).assert_right();
         run("http", "small", "--depth 4").assert_right();
         let json = run("http-connection", "small", "--idle 10").assert_right();
         let opened = json["connections"]["opened"].as_u64().unwrap();
