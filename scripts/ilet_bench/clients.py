@@ -46,7 +46,7 @@ def ilet_load(lab, server, cell, round_number, seconds, warmup, poll):
     """The command line of ilet-load."""
     target = SCHEMES[cell.protocol].format(server.address, server.port, cell.size)
     argv = [
-        str(lab.bin_dir / "ilet-load"), "--interface", f"cli{server.pair}", "--sources", lab.sources[server.pair],
+        str(lab.bin_dir / "ilet-load"), "--interface", f"cli{server.pair}", "--sources", server.sources,
         "--target", target, "--connections", str(cell.connections), "--duration", f"{seconds:g}",
         "--warmup", f"{warmup:g}", "--timeout", str(timeout_s(cell)), "--core", str(CLIENT_CORE),
         "--poll", poll, "--json",
@@ -147,7 +147,7 @@ def parse_wrk(text):
 
 def ilet_send(lab, server, cell, seconds):
     """The command line of the minimal sender."""
-    source = lab.sources[server.pair].replace(".0/24", ".1")
+    source = server.sources.replace(".0/24", ".1")
     return [
         str(lab.bin_dir / "ilet-send"), "--interface", f"cli{server.pair}", "--source", source,
         "--target", f"{server.address}:{server.port}", "--peer-link", lab.link_address(f"srv{server.pair}"),

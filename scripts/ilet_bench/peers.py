@@ -52,7 +52,8 @@ def cannot_hold(peer, connections, limit):
 
 @dataclass
 class Server:
-    """A server that is ready. `pids` are all its processes, `ready` what it said."""
+    """A server that is ready. `pids` are all its processes, `ready` what it said, `sources` the addresses that
+    the generator is to use."""
 
     process: object
     pids: list[int]
@@ -60,6 +61,7 @@ class Server:
     address: str
     port: int
     ready: str
+    sources: str
 
 
 def start(lab, peer, cell, poll):
@@ -95,8 +97,15 @@ def start(lab, peer, cell, poll):
         argv += ["--address", address, "--port", str(port)]
     if which.endswith("-httpd"):
         argv += ["--root", str(lab.run_dir / "www")]
+    if which == "ilet-httpd":
+        # Room for the large file, which the others have in memory too (nginx in the page cache).
+        argv += ["--cache-bytes", "256M"]
     process = lab.start(which, [str(lab.bin_dir / which), *argv], _ready_line)
-    return Server(process, [process.pid], pair, address, port, _ready_line(process))
+    sources = lab.sources[pair]
+    if which == "plain-smoltcp":
+        # smoltcp's table of neighbours has room for eight, and it asks only for those of its own network.
+        sources = address.rpartition(".")[0] + ".8/29"
+    return Server(process, [process.pid], pair, address, port, _ready_line(process), sources)
 
 
 def _kernel_server(which):
@@ -125,7 +134,7 @@ def _start_nginx(lab, address, port):
         lambda process: _listens(process.pid, port) and procfs.children(process.pid),
     )
     return Server(process, [process.pid, *procfs.children(process.pid)], KERNEL_PAIR, address, port,
-                  f"nginx, one worker, port {port} of {address}")
+                  f"nginx, one worker, port {port} of {address}", lab.sources[KERNEL_PAIR])
 
 
 def _listens(pid, port):

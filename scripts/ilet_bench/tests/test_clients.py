@@ -45,8 +45,8 @@ class IletLoad(unittest.TestCase):
                 clients.parse_ilet_load(text)
 
     def command(self, cell, round_number=1):
-        where = types.SimpleNamespace(bin_dir=Path("/b"), run_dir=Path("/r"), sources=["10.9.1.0/24", "10.9.2.0/24"])
-        server = types.SimpleNamespace(pair=1, address="10.20.0.2", port=80, pids=[5, 6])
+        where = types.SimpleNamespace(bin_dir=Path("/b"), run_dir=Path("/r"))
+        server = types.SimpleNamespace(pair=1, address="10.20.0.2", port=80, pids=[5, 6], sources="10.9.2.0/24")
         return " ".join(clients.ilet_load(where, server, cell, round_number, 2, 0.2, "busy"))
 
     def test_the_command_line(self):
