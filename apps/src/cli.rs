@@ -97,10 +97,20 @@ pub struct StackArgs {
     #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     pub flows: u32,
 
+    /// Packets that may arrive on a queue between two looks of its core; beyond, they are lost
+    ///
+    /// As many as there are connections that ask at once. Each takes a frame of locked memory: 2 KB, or 4 with
+    /// an MTU beyond 1,770.
+    #[arg(long, value_name = "N", default_value_t = BURST, value_parser = clap::value_parser!(u32).range(64..=32_768))]
+    pub burst: u32,
+
     /// Print the counters every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub stats_interval: Option<u32>,
 }
+
+/// The library's default: see ARCHITECTURE.md, "Frames".
+const BURST: u32 = 1024;
 
 pub(crate) const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT when the requests in progress are answered.\n\
     Exit code: 0 after a signal, 1 if it could not start or go on, 2 for a wrong command line.";
@@ -210,6 +220,7 @@ impl StackArgs {
     /// The first contradiction.
     pub fn config(&self, slow_threads: usize) -> Result<Config, Misuse> {
         let args = self.clone().checked()?;
+        let limits = args.limits();
         Ok(Config {
             addresses: args.addresses,
             gateways: args.gateways,
@@ -219,12 +230,25 @@ impl StackArgs {
             poll: args.poll.into(),
             shared_address: args.shared_address,
             slow_threads,
-            limits: Limits {
-                flows: args.flows as usize,
-                ..Limits::default()
-            },
+            limits,
             ..Config::new(args.interface)
         })
+    }
+
+    /// The bounds that follow from [`Self::flows`] and [`Self::burst`].
+    fn limits(&self) -> Limits {
+        let default = Limits::default();
+        let flows = self.flows as usize;
+        Limits {
+            flows,
+            // Many connections are opened in larger bursts, too.
+            backlog: default.backlog.max(flows / 8),
+            fill_target: self.burst,
+            ring_entries: self.burst.next_power_of_two().max(default.ring_entries),
+            // The rest of the arena has other work.
+            frames: default.frames - default.fill_target + self.burst,
+            ..default
+        }
     }
 
     /// [`Self::stats_interval`] as a duration.
@@ -302,6 +326,12 @@ mod tests {
         assert_eq!((stack.mode, stack.poll), (Mode::Auto, Poll::Adaptive));
         assert_eq!(stack.addresses[0].address, IpAddr::from([192, 0, 2, 1]));
         assert!(!stack.shared_address && stack.stats_interval().is_none());
+        let (ours, default) = (stack.config(1).unwrap().limits, Limits::default());
+        assert_eq!(
+            (ours.fill_target, ours.ring_entries, ours.frames),
+            (default.fill_target, default.ring_entries, default.frames)
+        );
+        assert_eq!(ours.flows, default.flows);
     }
 
     #[test]
@@ -309,10 +339,13 @@ mod tests {
         let stack = stack(
             "--address 192.0.2.1/24 --address 2001:db8::1/64 --gateway 192.0.2.254 --gateway fe80::1 \
              --queues 2,3 --cores 1,0 --mode zero-copy --poll busy --shared-address --stats-interval 5 \
-             --flows 500000",
+             --flows 500000 --burst 10000",
         )
         .unwrap();
-        assert_eq!(stack.config(1).unwrap().limits.flows, 500_000);
+        let limits = stack.config(1).unwrap().limits;
+        assert_eq!((limits.flows, limits.backlog), (500_000, 62_500));
+        let frames = (limits.fill_target, limits.ring_entries, limits.frames);
+        assert_eq!(frames, (10_000, 16_384, 13_072));
         assert_eq!((stack.addresses.len(), stack.gateways.len()), (2, 2));
         assert_eq!((stack.queues, stack.cores), (vec![2, 3], vec![1, 0]));
         assert_eq!((stack.mode, stack.poll), (Mode::ZeroCopy, Poll::Busy));
@@ -361,6 +394,7 @@ mod tests {
             "--address 192.0.2.1/24 --mode fast",
             "--address 192.0.2.1/24 --stats-interval 0",
             "--address 192.0.2.1/24 --flows 0",
+            "--address 192.0.2.1/24 --burst 63",
         ] {
             let words = format!("ilet-echo --interface eth0 {options}");
             let error = EchoArgs::try_parse_from(words.split_whitespace()).unwrap_err();

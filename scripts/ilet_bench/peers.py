@@ -86,6 +86,9 @@ def start(lab, peer, cell, poll):
                 "--cores", str(SERVER_CORE)]
         # Only beyond its default, of which TIME-WAIT takes a part.
         argv += ["--flows", str(wanted + 10_000)] if wanted > 50_000 else []
+        # A closed loop has as many packets under way as connections; many idle ones are opened in bursts.
+        burst = max(cell.connections, cell.idle // 25)
+        argv += ["--burst", str(min(16_384, 2 * burst))] if burst > 1_000 else []
     elif which == "plain-smoltcp":
         argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port),
                 "--sockets", str(wanted), "--core", str(SERVER_CORE)]

@@ -140,7 +140,7 @@ def measured_s(cell, options):
 
 def opening_s(cell):
     """Seconds until all connections are open."""
-    return (cell.connections + cell.idle) / clients.OPEN_RATE
+    return (cell.connections + cell.idle) / clients.open_rate(cell)
 
 
 def expected_s(step, options, limit):

@@ -124,7 +124,7 @@ def _download():
         {"client": "ilet-load", "offloads": "off", "mtu": 3498},
     )
     # Long enough that every connection gets its file: so many share the link.
-    lengths = {10: 2, 30: 2, 60: 3, 120: 5}
+    lengths = {10: 2, 30: 3, 60: 4, 120: 8}
     return tuple(
         Cell("http-download", connections, LARGE, **variant, length=length, rounds=2,
              quick=connections == 10 and variant["client"] == "ilet-load" and variant["mtu"] == 1500)

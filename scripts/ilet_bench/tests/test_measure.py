@@ -52,14 +52,19 @@ class Fitting(unittest.TestCase):
 
 
 class KernelMemory(unittest.TestCase):
-    def test_only_objects_in_use_count(self):
+    def test_only_objects_of_sockets_in_use_count(self):
         text = (
             "slabinfo - version: 2.1\n"
             "# name <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables ...\n"
             "TCP 52 104 2368 13 8 : tunables 0 0 0 : slabdata 8 8 0\n"
+            "kmalloc-1k 735 800 1024 16 4 : tunables 0 0 0 : slabdata 50 50 0\n"
             "filp 595 672 192 21 1 : tunables 0 0 0 : slabdata 32 32 0\n"
         )
         self.assertEqual(procfs.slab_objects_bytes(text), 52 * 2368 + 595 * 192)
+
+    def test_and_buffers(self):
+        text = "sockets: used 91\nTCP: inuse 5 orphan 0 tw 2 alloc 6 mem 37\nUDP: inuse 1 mem 3\n"
+        self.assertEqual(procfs.tcp_pages(text), 37)
 
 
 class Failures(unittest.TestCase):
