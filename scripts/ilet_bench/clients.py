@@ -29,9 +29,7 @@ SCHEMES = {
 
 
 def timeout_s(cell):
-    """How long a request may take before it counts as an error."""
-    if cell.slow:
-        return 3_600
+    """How long a request may take, or with downloads how long nothing may come, before it counts as an error."""
     return 30 if cell.protocol == "http-download" or cell.loss or cell.reorder else 5
 
 
@@ -46,7 +44,7 @@ def ilet_load(lab, server, cell, round_number, seconds, warmup, poll):
     """The command line of ilet-load."""
     target = SCHEMES[cell.protocol].format(server.address, server.port, cell.size)
     argv = [
-        str(lab.bin_dir / "ilet-load"), "--interface", f"cli{server.pair}", "--sources", lab.sources[server.pair],
+        str(lab.bin_dir / "ilet-load"), "--interface", f"cli{server.pair}", "--sources", server.sources,
         "--target", target, "--connections", str(cell.connections), "--duration", f"{seconds:g}",
         "--warmup", f"{warmup:g}", "--timeout", str(timeout_s(cell)), "--core", str(CLIENT_CORE),
         "--poll", poll, "--json",
@@ -147,7 +145,7 @@ def parse_wrk(text):
 
 def ilet_send(lab, server, cell, seconds):
     """The command line of the minimal sender."""
-    source = lab.sources[server.pair].replace(".0/24", ".1")
+    source = server.sources.replace(".0/24", ".1")
     return [
         str(lab.bin_dir / "ilet-send"), "--interface", f"cli{server.pair}", "--source", source,
         "--target", f"{server.address}:{server.port}", "--peer-link", lab.link_address(f"srv{server.pair}"),
@@ -168,13 +166,29 @@ def parse_ilet_send(text):
 # --- ilet-memory ---
 
 
-def ilet_memory(lab, peer, cell, requests):
+def ilet_memory(lab, peer, cell):
     """The command line of the program that serves over memory. `peer`: ilet or plain-smoltcp."""
     which = "stack" if peer == "ilet" else "smoltcp"
-    return [
+    argv = [
         str(lab.bin_dir / "ilet-memory"), "--server", which, "--connections", str(cell.connections),
-        "--requests", str(requests), "--size", str(cell.size), "--json",
+        "--requests", str(memory_requests(peer, cell)), "--size", str(cell.size), "--json",
     ]
+    if cell.client == "callgrind":
+        # Only the server's turns count.
+        argv[:0] = [
+            "valgrind", "--tool=callgrind", f"--callgrind-out-file={lab.run_dir}/callgrind.out",
+            "--collect-atstart=no", "--toggle-collect=*counted_turn*",
+        ]
+    return argv
+
+
+def memory_requests(peer, cell):
+    """As many requests over memory as take a second at most; a multiple of the connections, which are used in turn."""
+    if cell.client == "callgrind":
+        return max(1_000, cell.connections)
+    per_connection = 200_000 // cell.connections
+    # Plain smoltcp looks through all its sockets for each.
+    return cell.connections * (per_connection if peer == "ilet" or cell.connections == 1 else max(1, 10_000 // cell.connections))
 
 
 def parse_ilet_memory(text):

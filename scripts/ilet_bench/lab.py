@@ -73,6 +73,9 @@ class Lab:
     server4: list[str]
     # The prefix of the generator's addresses on each pair. The kernel has none of them.
     sources: list[str]
+    # Plain smoltcp knows neighbours on the link only, and no more than eight.
+    plain_address: str
+    few_sources: str
     root: Path
     _running: list[Process] = field(default_factory=list)
     _set: dict = field(default_factory=dict)
@@ -82,7 +85,8 @@ class Lab:
         return cls(
             server_ns=env["SERVER_NS"], client_ns=env["CLIENT_NS"], run_dir=Path(env["RUN_DIR"]),
             bin_dir=Path(env["BIN_DIR"]), server4=env["BENCH_ADDRESSES"].split(),
-            sources=env["BENCH_SOURCES"].split(), root=Path(env["ROOT"]),
+            sources=env["BENCH_SOURCES"].split(), plain_address=env["BENCH_PLAIN_ADDRESS"],
+            few_sources=env["BENCH_FEW_SOURCES"], root=Path(env["ROOT"]),
         )
 
     # --- processes ---

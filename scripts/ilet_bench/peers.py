@@ -60,6 +60,8 @@ class Server:
     address: str
     port: int
     ready: str
+    # Where the generator's connections come from.
+    sources: str
 
 
 def start(lab, peer, cell, poll):
@@ -85,8 +87,9 @@ def start(lab, peer, cell, poll):
         # Only beyond its default, of which TIME-WAIT takes a part.
         argv += ["--flows", str(wanted + 10_000)] if wanted > 50_000 else []
     elif which == "plain-smoltcp":
+        address = lab.plain_address
         argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port),
-                "--sockets", str(wanted), "--core", str(SERVER_CORE)]
+                "--sockets", str(wanted), "--core", str(SERVER_CORE), "--poll", poll]
     elif which == "ilet-reflect":
         argv = ["--interface", "srv1", "--address", address, "--port", str(port), "--poll", poll,
                 "--core", str(SERVER_CORE)]
@@ -96,14 +99,14 @@ def start(lab, peer, cell, poll):
     if which.endswith("-httpd"):
         argv += ["--root", str(lab.run_dir / "www")]
     process = lab.start(which, [str(lab.bin_dir / which), *argv], _ready_line)
-    return Server(process, [process.pid], pair, address, port, _ready_line(process))
+    sources = lab.few_sources if which == "plain-smoltcp" else lab.sources[pair]
+    return Server(process, [process.pid], pair, address, port, _ready_line(process), sources)
 
 
 def _kernel_server(which):
-    """kernel-echo and kernel-httpd, and their variants: the program and what selects the variant."""
-    for suffix, argv in (("-uring", ["--io-uring"]), ("-busy-poll", ["--busy-poll", "50"])):
-        if which.endswith(suffix):
-            return which.removesuffix(suffix), list(argv)
+    """The program of kernel-echo and kernel-httpd, and what selects the variant that polls."""
+    if which.endswith("-busy-poll"):
+        return which.removesuffix("-busy-poll"), ["--busy-poll", "50"]
     return which, []
 
 
@@ -125,7 +128,7 @@ def _start_nginx(lab, address, port):
         lambda process: _listens(process.pid, port) and procfs.children(process.pid),
     )
     return Server(process, [process.pid, *procfs.children(process.pid)], KERNEL_PAIR, address, port,
-                  f"nginx, one worker, port {port} of {address}")
+                  f"nginx, one worker, port {port} of {address}", lab.sources[KERNEL_PAIR])
 
 
 def _listens(pid, port):
