@@ -183,12 +183,15 @@ def ilet_memory(lab, peer, cell):
 
 
 def memory_requests(peer, cell):
-    """As many requests over memory as take a second at most; a multiple of the connections, which are used in turn."""
+    """How many requests over memory; a multiple of the connections, which are used in turn."""
     if cell.client == "callgrind":
-        return max(1_000, cell.connections)
-    per_connection = 200_000 // cell.connections
-    # Plain smoltcp looks through all its sockets for each.
-    return cell.connections * (per_connection if peer == "ilet" or cell.connections == 1 else max(1, 10_000 // cell.connections))
+        wanted = 1_000
+    elif peer == "plain-smoltcp" and cell.connections > 1:
+        # It looks through all its sockets for each.
+        wanted = 10_000
+    else:
+        wanted = 200_000
+    return max(1, wanted // cell.connections) * cell.connections
 
 
 def parse_ilet_memory(text):

@@ -52,7 +52,8 @@ def cannot_hold(peer, connections, limit):
 
 @dataclass
 class Server:
-    """A server that is ready. `pids` are all its processes, `ready` what it said."""
+    """A server that is ready. `pids` are all its processes, `ready` what it said, `sources` the addresses that
+    the generator is to use."""
 
     process: object
     pids: list[int]
@@ -87,7 +88,6 @@ def start(lab, peer, cell, poll):
         # Only beyond its default, of which TIME-WAIT takes a part.
         argv += ["--flows", str(wanted + 10_000)] if wanted > 50_000 else []
     elif which == "plain-smoltcp":
-        address = lab.plain_address
         argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port),
                 "--sockets", str(wanted), "--core", str(SERVER_CORE), "--poll", poll]
     elif which == "ilet-reflect":
@@ -98,8 +98,14 @@ def start(lab, peer, cell, poll):
         argv += ["--address", address, "--port", str(port)]
     if which.endswith("-httpd"):
         argv += ["--root", str(lab.run_dir / "www")]
+    if which == "ilet-httpd":
+        # Room for the large file, which the others have in memory too (nginx in the page cache).
+        argv += ["--cache-bytes", "256M"]
     process = lab.start(which, [str(lab.bin_dir / which), *argv], _ready_line)
-    sources = lab.few_sources if which == "plain-smoltcp" else lab.sources[pair]
+    sources = lab.sources[pair]
+    if which == "plain-smoltcp":
+        # smoltcp's table of neighbours has room for eight, and it asks only for those of its own network.
+        sources = address.rpartition(".")[0] + ".8/29"
     return Server(process, [process.pid], pair, address, port, _ready_line(process), sources)
 
 

@@ -561,7 +561,8 @@ impl Client for StreamClient {
         self.give_up_late(core);
         let opens = self.course.may_open() && !self.to_open.is_empty();
         let opening = opens.then(|| self.opening.next_time());
-        [next, opening, self.timeouts.next_time()]
+        let again = (self.course.may_open() && !self.to_reopen.is_empty()).then_some(self.now);
+        [next, opening, again, self.timeouts.next_time()]
             .into_iter()
             .flatten()
             .min()

@@ -3,7 +3,7 @@ import io
 import types
 import unittest
 
-from .. import command, measure, plan
+from .. import command, measure, plan, procfs
 from ..lab import LabError
 from ..scenarios import SCENARIOS
 
@@ -49,6 +49,17 @@ class Fitting(unittest.TestCase):
         found = list(command.measure_step(bench(), step(500_000, "kernel-echo/rps")))
         self.assertEqual(len(found), 1)
         self.assertIn("open files", found[0].note)
+
+
+class KernelMemory(unittest.TestCase):
+    def test_only_objects_in_use_count(self):
+        text = (
+            "slabinfo - version: 2.1\n"
+            "# name <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables ...\n"
+            "TCP 52 104 2368 13 8 : tunables 0 0 0 : slabdata 8 8 0\n"
+            "filp 595 672 192 21 1 : tunables 0 0 0 : slabdata 32 32 0\n"
+        )
+        self.assertEqual(procfs.slab_objects_bytes(text), 52 * 2368 + 595 * 192)
 
 
 class Failures(unittest.TestCase):
