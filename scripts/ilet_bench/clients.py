@@ -33,9 +33,7 @@ SCHEMES = {
 
 
 def timeout_s(cell):
-    """How long a request may take before it counts as an error."""
-    if cell.slow:
-        return 3_600
+    """How long a request may take, or with downloads how long nothing may come, before it counts as an error."""
     return 30 if cell.protocol == "http-download" or cell.loss or cell.reorder else 5
 
 
@@ -180,13 +178,32 @@ def parse_ilet_send(text):
 # --- ilet-memory ---
 
 
-def ilet_memory(lab, peer, cell, requests):
+def ilet_memory(lab, peer, cell):
     """The command line of the program that serves over memory. `peer`: ilet or plain-smoltcp."""
     which = "stack" if peer == "ilet" else "smoltcp"
-    return [
+    argv = [
         str(lab.bin_dir / "ilet-memory"), "--server", which, "--connections", str(cell.connections),
-        "--requests", str(requests), "--size", str(cell.size), "--json",
+        "--requests", str(memory_requests(peer, cell)), "--size", str(cell.size), "--json",
     ]
+    if cell.client == "callgrind":
+        # Only the server's turns count.
+        argv[:0] = [
+            "valgrind", "--tool=callgrind", f"--callgrind-out-file={lab.run_dir}/callgrind.out",
+            "--collect-atstart=no", "--toggle-collect=*counted_turn*",
+        ]
+    return argv
+
+
+def memory_requests(peer, cell):
+    """How many requests over memory; a multiple of the connections, which are used in turn."""
+    if cell.client == "callgrind":
+        wanted = 1_000
+    elif peer == "plain-smoltcp" and cell.connections > 1:
+        # It looks through all its sockets for each.
+        wanted = 10_000
+    else:
+        wanted = 200_000
+    return max(1, wanted // cell.connections) * cell.connections
 
 
 def parse_ilet_memory(text):

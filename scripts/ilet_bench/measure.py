@@ -17,9 +17,6 @@ USABLE = 0.8
 # Counts of connections that do not fit are rounded down to a multiple of this.
 ROUND_DOWN = 10_000
 
-# Requests of the two counts of instructions: their difference is free of the way there.
-CALLGRIND_REQUESTS = (200, 1_200)
-
 
 @dataclass
 class Measurement:
@@ -184,29 +181,17 @@ class Bench:
 
     def _in_memory(self, measurement):
         step, lab, cell = measurement.step, self._lab, measurement.step.cell
-        if cell.client == "ilet-memory":
-            # Plain smoltcp takes 0.2 ms a request with 10,000 sockets.
-            requests = max(1_000, 200_000 // cell.connections) if step.peer != "ilet" else 200_000
-            finished = self._run_in_memory(clients.ilet_memory(lab, step.peer, cell, requests))
-            measurement.values, measurement.details = clients.parse_ilet_memory(finished.output)
-            return
-        counts = []
-        for requests in CALLGRIND_REQUESTS:
-            argv = clients.ilet_memory(lab, step.peer, cell, requests)
-            finished = self._run_in_memory(
-                ["valgrind", "--tool=callgrind", f"--callgrind-out-file={lab.run_dir}/callgrind.out", *argv]
-            )
-            counts.append(clients.parse_callgrind(finished.errors))
-        requests = CALLGRIND_REQUESTS[1] - CALLGRIND_REQUESTS[0]
-        measurement.values["instructions_per_request"] = (counts[1] - counts[0]) / requests
-        measurement.details["instructions"] = counts
-
-    def _run_in_memory(self, argv):
-        limit_s = 120
-        finished = self._lab.run(argv, limit_s)
+        argv = clients.ilet_memory(lab, step.peer, cell)
+        measurement.conditions["command"] = " ".join(argv)
+        limit_s = 60 + 5 * plan.expected_s(step, self._options, self._open_files)
+        finished = lab.run(argv, limit_s)
         if finished.timed_out or finished.status != 0:
             raise ClientError(clients.complaint("ilet-memory", finished, limit_s))
-        return finished
+        measurement.values, measurement.details = clients.parse_ilet_memory(finished.output)
+        if cell.client == "callgrind":
+            requests = clients.memory_requests(step.peer, cell)
+            # The time under callgrind says nothing.
+            measurement.values = {"instructions_per_request": clients.parse_callgrind(finished.errors) / requests}
 
 
 def fitting(available, per_connection):

@@ -61,6 +61,7 @@ class Server:
     address: str
     port: int
     ready: str
+    # Where the generator's connections come from.
     sources: str
 
 
@@ -91,7 +92,7 @@ def start(lab, peer, cell, poll):
         argv += ["--burst", str(min(16_384, 2 * burst))] if burst > 1_000 else []
     elif which == "plain-smoltcp":
         argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port),
-                "--sockets", str(wanted), "--core", str(SERVER_CORE)]
+                "--sockets", str(wanted), "--core", str(SERVER_CORE), "--poll", poll]
     elif which == "ilet-reflect":
         argv = ["--interface", "srv1", "--address", address, "--port", str(port), "--poll", poll,
                 "--core", str(SERVER_CORE)]
@@ -112,10 +113,9 @@ def start(lab, peer, cell, poll):
 
 
 def _kernel_server(which):
-    """kernel-echo and kernel-httpd, and their variants: the program and what selects the variant."""
-    for suffix, argv in (("-uring", ["--io-uring"]), ("-busy-poll", ["--busy-poll", "50"])):
-        if which.endswith(suffix):
-            return which.removesuffix(suffix), list(argv)
+    """The program of kernel-echo and kernel-httpd, and what selects the variant that polls."""
+    if which.endswith("-busy-poll"):
+        return which.removesuffix("-busy-poll"), ["--busy-poll", "50"]
     return which, []
 
 

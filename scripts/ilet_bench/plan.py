@@ -14,12 +14,13 @@ FULL_LIMIT_S = 20 * 60
 QUICK_LIMIT_S = 3 * 60
 
 # Seconds around each measurement: starting and stopping a server, starting a client, settings of the pair.
-AROUND_S = 0.45
+AROUND_S = 0.3
 # What holding many connections takes beside opening them, as a factor of that.
 CLOSING = 0.5
-# Seconds of a run over memory, which measures a number of requests and not a time.
-IN_MEMORY_S = 2.0
-CALLGRIND_S = 8.0
+# Seconds of a run over memory, which measures a number of requests and not a time; and for each connection
+# under callgrind, where plain smoltcp looks through all of them for each.
+IN_MEMORY_S = 0.6
+CALLGRIND_S = {"ilet": 0.0015, "plain-smoltcp": 0.006}
 
 
 class PlanError(Exception):
@@ -151,7 +152,7 @@ def expected_s(step, options, limit):
     if cell.client == "ilet-memory":
         return IN_MEMORY_S
     if cell.client == "callgrind":
-        return CALLGRIND_S
+        return IN_MEMORY_S + CALLGRIND_S[step.peer] * cell.connections
     warmup = 0 if cell.client == "wrk" else options.warmup_s
     return AROUND_S + opening_s(cell) * (1 + CLOSING) + warmup + measured_s(cell, options)
 

@@ -223,8 +223,6 @@ SCENARIOS = {
 
 # Peers that are measured only when --peers names them, and where.
 OPTIONAL_PEERS = {
-    "kernel-echo-uring": ("udp-echo", "tcp-echo"),
     "kernel-echo-busy-poll": ("udp-echo", "tcp-echo"),
-    "kernel-httpd-uring": ("http-keepalive", "http-connection"),
     "kernel-httpd-busy-poll": ("http-keepalive", "http-connection"),
 }

@@ -64,8 +64,10 @@ class IletLoad(unittest.TestCase):
         self.assertIn("--loss 0.001 --reorder 0 --fault-seed 3", self.command(lossy, 3))
         self.assertEqual(self.command(lossy, 3), self.command(lossy, 3))
 
-    def test_slow_readers_are_not_late(self):
-        self.assertIn("--timeout 3600", self.command(Cell("http-download", 1_000, 10_000_000, slow=3_600)))
+    def test_slow_readers(self):
+        line = self.command(Cell("http-download", 1_000, 10_000_000, slow=3_600))
+        self.assertIn("--slow 3600", line)
+        self.assertIn("--timeout 30", line)
 
 
 class Wrk(unittest.TestCase):
@@ -99,6 +101,18 @@ class Others(unittest.TestCase):
         self.assertEqual(clients.parse_callgrind("==7== Events    : Ir\n==7== Collected : 23456\n"), 23_456)
         with self.assertRaises(ClientError):
             clients.parse_callgrind("valgrind: no such program")
+
+    def test_requests_over_memory_are_a_multiple_of_the_connections(self):
+        where = types.SimpleNamespace(bin_dir=Path("/b"), run_dir=Path("/r"))
+        for client in ("ilet-memory", "callgrind"):
+            for peer in ("ilet", "plain-smoltcp"):
+                for connections in (1, 1_000, 10_000):
+                    cell = Cell("tcp-echo", connections, 64, client=client)
+                    requests = clients.memory_requests(peer, cell)
+                    self.assertEqual((requests % connections, requests > 0), (0, True))
+                    line = " ".join(clients.ilet_memory(where, peer, cell))
+                    self.assertIn(f"--requests {requests} ", line)
+                    self.assertEqual(line.startswith("valgrind --tool=callgrind"), client == "callgrind")
 
     def test_the_last_line_is_the_complaint(self):
         finished = lab.Finished(2, "", "warning: x\nerror: no route to 10.0.0.2\n", 0, False)

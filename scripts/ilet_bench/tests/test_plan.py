@@ -50,9 +50,9 @@ class Choice(unittest.TestCase):
         self.assertEqual({step.peer for step in steps}, {"ilet", "kernel-echo/rps"})
 
     def test_optional_peers_only_if_named(self):
-        self.assertNotIn("kernel-echo-uring/rps", {step.peer for step in plan.steps(plan.Options())})
-        steps = plan.steps(plan.Options(only=("tcp-echo",), peers=("kernel-echo-uring",)))
-        self.assertEqual({step.peer for step in steps}, {"kernel-echo-uring/default", "kernel-echo-uring/rps"})
+        self.assertNotIn("kernel-echo-busy-poll/rps", {step.peer for step in plan.steps(plan.Options())})
+        steps = plan.steps(plan.Options(only=("tcp-echo",), peers=("kernel-echo-busy-poll",)))
+        self.assertEqual({step.peer for step in steps}, {"kernel-echo-busy-poll/default", "kernel-echo-busy-poll/rps"})
 
     def test_names_that_do_not_exist(self):
         for options in (
