@@ -107,8 +107,9 @@ def start(lab, peer, cell, poll):
     process = lab.start(which, [str(lab.bin_dir / which), *argv], _ready_line)
     sources = lab.sources[pair]
     if which == "plain-smoltcp":
-        # smoltcp's table of neighbours has room for eight, and it asks only for those of its own network.
-        sources = address.rpartition(".")[0] + ".8/29"
+        # smoltcp's table of neighbours has room for eight, and it asks only for those of its own network, one a
+        # second: two.
+        sources = address.rpartition(".")[0] + ".8/30"
     return Server(process, [process.pid], pair, address, port, _ready_line(process), sources)
 
 
