@@ -143,7 +143,8 @@ def parse_wrk(text):
             # None was complete: the latencies that it prints are no figures.
             return values, {"requests": requests, "seconds": seconds}
         for name in ("50", "90", "99"):
-            found = re.search(rf"^ *{name}% +([\d.]+)(us|ms|s|m|h)$", text, re.MULTILINE)
+            # Seconds have a space behind them.
+            found = re.search(rf"^ *{name}% +([\d.]+)(us|ms|s|m|h) *$", text, re.MULTILINE)
             values[f"latency_p{name}_us"] = float(found[1]) * _TIME_UNITS[found[2]]
         most = re.search(r"^ *Latency +\S+ +\S+ +([\d.]+)(us|ms|s|m|h)", text, re.MULTILINE)
         values["latency_max_us"] = float(most[1]) * _TIME_UNITS[most[2]]

@@ -89,6 +89,21 @@ class Bench:
         peers.arrange(lab, step.peer, step.cell)
         server = peers.start(lab, step.peer, step.cell, step.scenario.poll)
         try:
+            self._against(measurement, server)
+        except BaseException:
+            # Even what stands in the way of measuring leaves no server behind, and is not hidden by how that ends.
+            with contextlib.suppress(LabError):
+                lab.stop(server.process)
+            raise
+        lab.stop(server.process)
+        said = server.process.output.read_text("utf-8", "replace")
+        measurement.conditions["counters"] = counters(said)
+        if "conserved no" in said:
+            raise LabError(f"{server.process.name} lost frames")
+
+    def _against(self, measurement, server):
+        step = measurement.step
+        try:
             measurement.conditions["server"] = server.ready
             # The first round looks at the offloads while all XDP programs are attached.
             watch = self._offloads_soon(server.pair, measurement) if step.round == 1 else contextlib.nullcontext()
@@ -101,13 +116,6 @@ class Bench:
             if server.process.popen.poll() is not None:
                 raise ClientError(f"{error}; the server ended: {server.process.last_line()}") from error
             raise
-        finally:
-            # Even what stands in the way of measuring does not leave a server behind.
-            lab.stop(server.process)
-        said = server.process.output.read_text("utf-8", "replace")
-        measurement.conditions["counters"] = counters(said)
-        if "conserved no" in said:
-            raise LabError(f"{server.process.name} lost frames")
 
     def _client(self, measurement, server):
         step, cell, options = measurement.step, measurement.step.cell, self._options

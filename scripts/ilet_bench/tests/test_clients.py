@@ -34,6 +34,12 @@ class IletLoad(unittest.TestCase):
         self.assertIsNone(values["latency_p50_us"])
         self.assertNotIn("generator_to_server_cpu", values)
 
+    def test_seconds_and_nothing_complete(self):
+        slow = samples.WRK.replace("99%    2.50ms", "99%    2.50s ")
+        self.assertAlmostEqual(clients.parse_wrk(slow)[0]["latency_p99_us"], 2_500_000)
+        values, _ = clients.parse_wrk(samples.WRK.replace("357800 requests", "0 requests"))
+        self.assertEqual(set(values), {"requests_per_second", "bytes_per_second"})
+
     def test_errors_are_no_result(self):
         text = json.dumps(samples.ilet_load_result(errors={"corrupt": 3, "reset": 0}, errors_total=3))
         with self.assertRaisesRegex(ClientError, "3 errors: 3 corrupt"):

@@ -2,6 +2,7 @@ import contextlib
 import io
 import types
 import unittest
+from unittest import mock
 
 from .. import command, measure, plan, procfs
 from ..lab import LabError
@@ -71,6 +72,18 @@ class Failures(unittest.TestCase):
     def test_what_goes_wrong_is_in_the_measurement(self):
         found = bench().measure(step(0))
         self.assertEqual((found.failure, found.values), ("no such device", {}))
+
+    def test_a_signal_is_not_hidden_by_a_server_that_ends_badly(self):
+        lab = types.SimpleNamespace(stop=raise_lab_error)
+        made = measure.Bench(lab, plan.Options(), 20_000, available=lambda: 10e9)
+        server = types.SimpleNamespace(process=None, ready="", pair=0)
+        with (
+            mock.patch.object(measure.peers, "arrange"),
+            mock.patch.object(measure.peers, "start", return_value=server),
+            mock.patch.object(made, "_against", side_effect=SystemExit(143)),
+            self.assertRaises(SystemExit),
+        ):
+            made.measure(step(0))
 
     def test_and_on_its_line(self):
         line = command.progress(bench().measure(step(0)), 1, 9)

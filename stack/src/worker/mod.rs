@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use smoltcp::wire::EthernetAddress;
 
-use crate::arena::{Arena, Frame, FrameCount, FrameMemory};
+use crate::arena::{Arena, Frame, FrameCount};
 use crate::client::{Client, Core, Datagram, Datagrams};
 use crate::clock::{self, Clock};
 use crate::config::{ADDRESSES_MAX, Cidr, Limits, Poll};
@@ -83,8 +83,8 @@ pub(crate) struct Worker<P> {
     port: P,
     local: Local,
     egress: Egress,
-    /// The arena's memory, for reading one frame while others are taken from the arena.
-    memory: Arc<FrameMemory>,
+    /// The payload of the datagram that the client is shown.
+    datagram: Vec<u8>,
     /// Whether ARP and neighbour discovery are ours to answer.
     answers_neighbours: bool,
     /// Next hops of what the client sends.
@@ -153,7 +153,7 @@ impl<P: Port> Worker<P> {
                 &mut egress,
                 now,
             ),
-            memory: egress.arena.memory(),
+            datagram: Vec::with_capacity(ip_mtu),
             egress,
             mailbox,
             counters,
@@ -438,12 +438,17 @@ impl<P: Port> Worker<P> {
             return Some(frame);
         };
         self.counters.client_datagrams.increment();
-        let memory = &self.memory;
+        // The frame goes home first: what the client sends in answer goes out in it, while it is in the cache.
+        // That is worth more than the copy costs.
         let start = packet.transport + UDP_HEADER_BYTES;
+        let payload = &self.egress.arena.bytes(&frame)[start..payload_end];
+        self.datagram.clear();
+        self.datagram.extend_from_slice(payload);
+        self.egress.arena.free(frame);
         let datagram = Datagram {
             local: packet.key.local_addr(),
             peer: packet.key.peer_addr(),
-            payload: &memory.frame(&frame)[start..payload_end],
+            payload: &self.datagram,
             nanos,
         };
         let mut datagrams = Datagrams {
@@ -454,7 +459,6 @@ impl<P: Port> Worker<P> {
         };
         client.datagram(&datagram, &mut datagrams);
         self.tcp.restore_client(client);
-        self.egress.arena.free(frame);
         None
     }
 
