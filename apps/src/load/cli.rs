@@ -149,6 +149,8 @@ const WINDOW_MAX: usize = 65_535;
 const LARGE_BUFFERS_MAX: usize = 10_000;
 /// Bytes of a packet's payload, about.
 const SEGMENT_BYTES: usize = 1400;
+/// Frames on the FILL ring at least.
+const FILL_MIN: usize = 256;
 /// Frames that wait for what arrives, at most: 32 MiB of them.
 const FILL_MAX: usize = 16_384;
 /// The longest that a frame is held back.
@@ -352,7 +354,8 @@ fn limits(plan: &Plan) -> Limits {
         _ => client_rx_bytes / SEGMENT_BYTES,
     };
     let at_once = (plan.connections as usize).saturating_mul(frames_each);
-    let fill_target = at_once.clamp(1024, FILL_MAX).next_power_of_two() as u32;
+    // Twice that, and no more: frames that are used again soon are still in the cache.
+    let fill_target = (2 * at_once).clamp(FILL_MIN, FILL_MAX).next_power_of_two() as u32;
     let ring_entries = fill_target.max(2048);
     Limits {
         flows: slots + (plan.connections as usize).min(65_536) + 1024,
@@ -555,7 +558,7 @@ mod tests {
             assert!(limits.flows > plan.slots(), "{options}");
             assert!((2 * MTU_MAX..=WINDOW_MAX).contains(&limits.client_rx_bytes));
             assert!(limits.client_tx_bytes <= WINDOW_MAX);
-            assert!((1024..=FILL_MAX as u32).contains(&limits.fill_target));
+            assert!((FILL_MIN..=FILL_MAX).contains(&(limits.fill_target as usize)));
             assert!(limits.fill_target <= limits.ring_entries);
             assert!(limits.frames >= limits.fill_target + limits.loans + 1024);
         }
