@@ -121,20 +121,14 @@ impl Connection {
         // At most twice: the ring may wrap once.
         while self.engine.socket().recv_queue() > 0 {
             if self.closing {
-                let _ = self.engine.socket().recv(|bytes| (bytes.len(), ()));
+                let dropped = self.engine.socket().recv(|bytes| (bytes.len(), ()));
+                if dropped.is_err() {
+                    return;
+                }
                 continue;
             }
-            let room = self.room();
-            let Some(side) = &self.client else {
+            let Some(mut stream) = self.stream(id, turn, actions) else {
                 return;
-            };
-            actions.clear();
-            let mut stream = Stream {
-                id: StreamId(id),
-                token: side.token,
-                nanos: turn.nanos,
-                room,
-                actions,
             };
             let (taken, shown) = self
                 .engine
@@ -162,20 +156,29 @@ impl Connection {
         actions: &mut Actions,
         event: impl FnOnce(&mut Stream<'_>),
     ) {
+        if let Some(mut stream) = self.stream(id, turn, actions) {
+            event(&mut stream);
+            self.carry_out_actions(actions);
+        }
+    }
+
+    /// What the client acts through in one event.
+    fn stream<'a>(
+        &mut self,
+        id: FlowId,
+        turn: &Turn<'_>,
+        actions: &'a mut Actions,
+    ) -> Option<Stream<'a>> {
         let room = self.room();
-        let Some(side) = &self.client else {
-            return;
-        };
+        let side = self.client.as_ref()?;
         actions.clear();
-        let mut stream = Stream {
+        Some(Stream {
             id: StreamId(id),
             token: side.token,
             nanos: turn.nanos,
             room,
             actions,
-        };
-        event(&mut stream);
-        self.carry_out_actions(actions);
+        })
     }
 
     fn carry_out_actions(&mut self, actions: &Actions) {
