@@ -11,9 +11,11 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use common::packets::*;
+use common::pair::{server, source, sources};
 use common::raw::Raw;
 use common::*;
 use interruptlet::Duration;
+use interruptlet::client::{Client, Core, Datagram, Datagrams, End, Reach, Stream};
 use interruptlet::interruptlet::{StreamInterruptlet, StreamReply, StreamRequest};
 use interruptlet::sim::{Sim, SimConfig};
 
@@ -255,4 +257,64 @@ fn connections_reuse_what_is_there() {
     });
     assert_eq!(sim.flows(), 0);
     assert_eq!(allocations, 0);
+}
+
+/// Has one message echoed over and over, over TCP and over UDP.
+struct Pinger {
+    is_open: bool,
+}
+
+impl Client for Pinger {
+    fn turn(&mut self, core: &mut Core<'_>) -> Option<u64> {
+        let (local, peer) = (source(Version::V4, 1, 1024), server(Version::V4));
+        if !self.is_open && core.reach(peer.ip()) == Reach::Ready {
+            self.is_open = true;
+            core.open(local, peer, 1).unwrap();
+            assert!(core.datagrams().send(local, peer, &[7; 64]));
+        }
+        None
+    }
+
+    fn connected(&mut self, stream: &mut Stream<'_>) {
+        stream.send(&[7; 64]);
+    }
+
+    fn received(&mut self, bytes: &[u8], stream: &mut Stream<'_>) -> usize {
+        stream.send(bytes)
+    }
+
+    fn closed(&mut self, _token: u64, end: End) {
+        panic!("closed: {end:?}");
+    }
+
+    fn datagram(&mut self, datagram: &Datagram<'_>, datagrams: &mut Datagrams<'_>) {
+        assert!(datagrams.send(datagram.local, datagram.peer, datagram.payload));
+    }
+}
+
+#[test]
+fn a_clients_requests_allocate_nothing() {
+    let mut server = Sim::new(echo_config());
+    let mut client = Sim::new(SimConfig {
+        addresses: Vec::new(),
+        sources: sources(),
+        link: CLIENT_LINK,
+        client: Some(Box::new(Pinger { is_open: false })),
+        ..SimConfig::default()
+    });
+    let allocated = allocations_once_warm(|| {
+        counted_turn(&mut client);
+        while let Some(frame) = client.peer().take() {
+            server.peer().inject(&frame);
+            client.peer().recycle(frame);
+        }
+        server.turn();
+        while let Some(frame) = server.peer().take() {
+            client.peer().inject(&frame);
+            server.peer().recycle(frame);
+        }
+    });
+    let segments = counter(&client, "rx_frames") - counter(&client, "client_datagrams");
+    assert!(segments > 1000 && counter(&client, "client_datagrams") > 1000);
+    assert_eq!(allocated, 0);
 }
