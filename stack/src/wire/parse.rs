@@ -77,11 +77,39 @@ pub struct Local {
     /// Our addresses.
     addresses: Vec<Address>,
     /// Prefixes whose addresses are all ours.
-    sources: Vec<Cidr>,
+    sources: Vec<Prefix>,
     /// The directed broadcast addresses of our IPv4 prefixes.
     broadcasts: Vec<Address>,
     /// Bytes of an IP packet at most.
     mtu: usize,
+}
+
+/// A prefix of either IP version, ready to be compared with.
+#[derive(Debug, Clone, Copy)]
+struct Prefix {
+    network: u128,
+    mask: u128,
+    is_ipv4: bool,
+}
+
+impl Prefix {
+    fn new(cidr: &Cidr) -> Self {
+        let width = if cidr.address.is_ipv4() { 32 } else { 128 };
+        let host_bits = width - u32::from(cidr.prefix);
+        let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+        let address = u128::from_be_bytes(*Address::from(cidr.address).octets());
+        Self {
+            network: address & mask,
+            mask,
+            is_ipv4: cidr.address.is_ipv4(),
+        }
+    }
+
+    #[inline]
+    fn contains(&self, address: &Address) -> bool {
+        u128::from_be_bytes(*address.octets()) & self.mask == self.network
+            && address.is_ipv4() == self.is_ipv4
+    }
 }
 
 impl Local {
@@ -91,7 +119,7 @@ impl Local {
         Self {
             link,
             addresses: addresses.iter().map(|cidr| cidr.address.into()).collect(),
-            sources: sources.to_vec(),
+            sources: sources.iter().map(Prefix::new).collect(),
             broadcasts: addresses
                 .iter()
                 .chain(sources)
@@ -113,14 +141,10 @@ impl Local {
         self.addresses.contains(address) || self.is_source(address)
     }
 
+    #[inline]
     fn is_source(&self, address: &Address) -> bool {
-        // Most stacks have none, and then this costs nothing.
-        !self.sources.is_empty()
+        self.sources.iter().any(|prefix| prefix.contains(address))
             && !self.broadcasts.contains(address)
-            && self
-                .sources
-                .iter()
-                .any(|cidr| cidr.contains(address.to_ip()))
     }
 }
 
@@ -554,5 +578,36 @@ fn check_icmp(message: &[u8], v6: Option<(&Address, &Address)>) -> Result<(), Re
         Ok(())
     } else {
         Err(Reject::IcmpChecksum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any address, often one near `[10, 9, 1, x]` or `fd09:1::x`.
+    fn address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            any::<[u8; 16]>().prop_map(IpAddr::from),
+            any::<u8>().prop_map(|host| IpAddr::from([10, 9, 1, host])),
+            any::<u16>().prop_map(|host| IpAddr::from([0xfd09, 1, 0, 0, 0, 0, 0, host])),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_contains_what_the_configured_one_does(
+            base in address(), bits in 0u8..=128, other in address(),
+        ) {
+            let prefix = if base.is_ipv4() { bits % 33 } else { bits };
+            let cidr = Cidr { address: base, prefix };
+            // An IPv4 address in IPv6's notation is never on the wire as IPv6.
+            prop_assume!(other.to_canonical() == other && base.to_canonical() == base);
+            prop_assert_eq!(Prefix::new(&cidr).contains(&other.into()), cidr.contains(other));
+            prop_assert!(Prefix::new(&cidr).contains(&base.into()));
+        }
     }
 }
