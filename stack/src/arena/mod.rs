@@ -98,7 +98,6 @@ pub struct Frame {
 
 impl Frame {
     /// The frame's number in its arena.
-    #[cfg(test)]
     pub(crate) fn index(&self) -> u32 {
         self.index
     }
@@ -120,6 +119,8 @@ pub struct Arena {
     /// Handles that are with the kernel: parked here while the frame is on a ring, so that a ring
     /// entry (an index from shared memory) can only ever yield a handle that was really given.
     parked: Vec<Option<Frame>>,
+    /// Whether a flow may have to send the frame's bytes once more, by frame number.
+    held: Vec<bool>,
     loans_home: Receiver<Frame>,
     loans_out: Sender<Frame>,
     loans_max: u32,
@@ -154,6 +155,7 @@ impl Arena {
             owners: vec![Owner::Free; frames as usize],
             by_owner,
             parked: (0..frames).map(|_| None).collect(),
+            held: vec![false; frames as usize],
             loans_home,
             loans_out,
             loans_max,
@@ -212,6 +214,46 @@ impl Arena {
         slot.take()
     }
 
+    /// A flow keeps the bytes of `frame`, which is about to be sent: until [`release`](Self::release) it stays
+    /// with the flow once it was sent, instead of going home.
+    pub(crate) fn hold(&mut self, frame: &Frame) {
+        self.memory.check(frame);
+        self.held[frame.index as usize] = true;
+    }
+
+    /// A frame was sent, or will never be: it goes to the flow that holds it, else home.
+    pub(crate) fn sent(&mut self, frame: Frame) {
+        if self.held[frame.index as usize] {
+            self.park(frame, Owner::Flow);
+        } else {
+            self.free(frame);
+        }
+    }
+
+    /// The flow that held frame number `index` needs it no more: it goes home, now or when it was sent.
+    pub(crate) fn release(&mut self, index: u32) {
+        self.held[index as usize] = false;
+        if let Some(frame) = self.unpark(index, Owner::Flow) {
+            self.free(frame);
+        }
+    }
+
+    /// Whether a flow holds `frame`: then its bytes must stay as they are.
+    pub(crate) fn is_held(&self, frame: &Frame) -> bool {
+        self.held[frame.index as usize]
+    }
+
+    /// The bytes of a held frame, which is with its flow, with the kernel (who reads it too), or still in
+    /// `queue`, waiting to be sent.
+    pub(crate) fn held_bytes<'a>(&'a self, index: u32, queue: &'a [Frame]) -> Option<&'a [u8]> {
+        let frame = self
+            .parked
+            .get(index as usize)?
+            .as_ref()
+            .or_else(|| queue.iter().find(|frame| frame.index == index))?;
+        Some(self.bytes(frame))
+    }
+
     /// The memory, for code that reads one frame while it takes others from the arena.
     pub(crate) fn memory(&self) -> Arc<FrameMemory> {
         Arc::clone(&self.memory)
@@ -266,17 +308,24 @@ impl Arena {
     /// Whether every frame is where it belongs when nothing is under way: in the free pool or on the
     /// FILL ring, with its handle there.
     pub fn is_at_rest(&self) -> bool {
-        self.is_at_rest_but_for_loans() && self.count().of(Owner::Loan) == 0
+        self.is_at_rest_but_for(0, 0)
     }
 
     /// As [`is_at_rest`](Self::is_at_rest), with some frames still lent.
     pub(crate) fn is_at_rest_but_for_loans(&self) -> bool {
+        self.is_at_rest_but_for(self.count().of(Owner::Loan), 0)
+    }
+
+    /// As [`is_at_rest`](Self::is_at_rest), with so many frames lent, and so many held by flows.
+    pub(crate) fn is_at_rest_but_for(&self, lent: u32, held: u32) -> bool {
         let count = self.count();
         let parked = self.parked.iter().flatten().count() as u32;
         count.is_conserved()
             && count.of(Owner::Free) == self.free.len() as u32
-            && count.of(Owner::Fill) == parked
-            && count.of(Owner::Free) + parked + count.of(Owner::Loan) == count.total
+            && count.of(Owner::Fill) + count.of(Owner::Flow) == parked
+            && count.of(Owner::Flow) == held
+            && count.of(Owner::Loan) == lent
+            && count.of(Owner::Free) + parked + lent == count.total
     }
 
     /// The one place where a frame changes hands, and where a frame of another arena is refused.
@@ -393,6 +442,36 @@ mod tests {
             }));
             assert!(refused.is_err(), "{name} took it");
             assert_eq!((b.count(), b.free_frames()), (before, 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_held_frame_stays_with_its_flow_until_it_is_released() {
+        let mut arena = Arena::anonymous(2, 2048, 1);
+        for released_first in [false, true] {
+            let mut frame = arena.alloc(Owner::Tx).unwrap();
+            arena.buffer_mut(&mut frame)[..3].copy_from_slice(b"abc");
+            arena.set_len(&mut frame, 3);
+            let index = frame.index();
+            arena.hold(&frame);
+            let queue = [frame];
+            assert_eq!(arena.held_bytes(index, &queue), Some(&b"abc"[..]));
+            let [frame] = queue;
+            arena.park(frame, Owner::Tx);
+            assert_eq!(arena.held_bytes(index, &[]), Some(&b"abc"[..]));
+            if released_first {
+                arena.release(index);
+                assert_eq!(arena.count().of(Owner::Tx), 1, "the kernel has it");
+            }
+            let frame = arena.unpark(index, Owner::Tx).unwrap();
+            arena.sent(frame);
+            if !released_first {
+                assert_eq!(arena.count().of(Owner::Flow), 1);
+                assert_eq!(arena.held_bytes(index, &[]), Some(&b"abc"[..]));
+                assert!(!arena.is_at_rest());
+                arena.release(index);
+            }
+            assert!(arena.is_at_rest());
         }
     }
 

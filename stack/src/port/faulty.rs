@@ -64,7 +64,7 @@ impl<P: Port> FaultyPort<P> {
     pub fn into_inner(self, arena: &mut Arena) -> P {
         let delayed = self.inbound.into_iter().chain(self.outbound);
         for (_, frame) in delayed {
-            arena.free(frame);
+            arena.sent(frame);
         }
         self.inner
     }
@@ -81,8 +81,18 @@ impl<P: Port> FaultyPort<P> {
     /// Lets one frame through to `to`, or not, or twice, or later.
     fn pass(&mut self, arena: &mut Arena, mut frame: Frame, now: Instant, inbound: bool) {
         if self.happens(self.faults.loss) {
-            arena.free(frame);
+            arena.sent(frame);
             return;
+        }
+        // The bytes of a held frame are its flow's: what happens to them on the wire happens to a copy.
+        let changes = self.faults.corruption > 0.0 || self.faults.reordering > 0.0;
+        if changes && arena.is_held(&frame) {
+            let Some(copy) = copy_of(arena, &frame, Owner::Tx) else {
+                self.passed.push(frame);
+                return;
+            };
+            arena.sent(frame);
+            frame = copy;
         }
         if self.happens(self.faults.corruption) && frame.len() > ETHERNET_HEADER_BYTES {
             let len = frame.len();
@@ -92,12 +102,8 @@ impl<P: Port> FaultyPort<P> {
         }
         let owner = if inbound { Owner::Rx } else { Owner::Tx };
         if self.happens(self.faults.duplication)
-            && let Some(mut copy) = arena.alloc(owner)
+            && let Some(copy) = copy_of(arena, &frame, owner)
         {
-            let len = frame.len();
-            let (target, source) = (arena.buffer_mut(&mut copy), arena.bytes(&frame));
-            target[..len].copy_from_slice(source);
-            arena.set_len(&mut copy, len);
             self.passed.push(copy);
         }
         let delayed = if inbound {
@@ -117,6 +123,15 @@ impl<P: Port> FaultyPort<P> {
             self.passed.push(frame);
         }
     }
+}
+
+/// A frame with the same bytes, if one is free.
+fn copy_of(arena: &mut Arena, frame: &Frame, owner: Owner) -> Option<Frame> {
+    let mut copy = arena.alloc(owner)?;
+    let len = frame.len();
+    arena.buffer_mut(&mut copy)[..len].copy_from_slice(arena.bytes(frame));
+    arena.set_len(&mut copy, len);
+    Some(copy)
 }
 
 /// Moves the frames whose time has come from `delayed` to `to`.

@@ -123,7 +123,7 @@ impl Port for MemoryPort {
             counters.tx_frames.increment();
             counters.tx_bytes.add(packet.len() as u64);
             wire.from_core.push_back(packet);
-            arena.free(frame);
+            arena.sent(frame);
         }
         counters.tx_kicks.increment();
         Ok(())

@@ -513,7 +513,7 @@ impl Port for XskPort {
                 for descriptor in &self.scratch[..count] {
                     let index = (descriptor.addr() / self.chunk_bytes) as u32;
                     if let Some(frame) = arena.unpark(index, Owner::Tx) {
-                        arena.free(frame);
+                        arena.sent(frame);
                     }
                 }
                 break;
@@ -592,7 +592,7 @@ impl Port for XskPort {
                 self.sending = self.sending.saturating_sub(1);
                 let index = (descriptor.addr() / self.chunk_bytes) as u32;
                 match arena.unpark(index, Owner::Tx) {
-                    Some(frame) => arena.free(frame),
+                    Some(frame) => arena.sent(frame),
                     None => counters.ring_errors.increment(),
                 }
             }
