@@ -233,15 +233,16 @@ impl Core<'_> {
             .resolver
             .link_to(peer.ip())
             .ok_or(OpenError::Unreachable)?;
+        let mut turn = Turn::new(self.egress, self.counters, self.nanos);
         self.tcp
-            .open(local, peer, link, token, instant(self.nanos), self.counters)
+            .open(local, peer, link, token, &mut turn)
             .map(StreamId)
     }
 
     /// Acts on a connection. Returns whether it is there.
     pub fn stream(&mut self, id: StreamId, act: impl FnOnce(&mut Stream<'_>)) -> bool {
-        let turn = Turn::new(self.egress, self.counters, self.nanos);
-        self.tcp.act(id, &turn, act)
+        let mut turn = Turn::new(self.egress, self.counters, self.nanos);
+        self.tcp.act(id, &mut turn, act)
     }
 
     /// Sends datagrams.

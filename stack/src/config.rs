@@ -164,6 +164,8 @@ pub struct Config {
     /// What is to go wrong between the queues and the stack, and the seed that decides when: for tests and
     /// measurements of lossy links. Frames are spared in neither direction.
     pub faults: Option<(Faults, u64)>,
+    /// Have every connection handled by an engine, always: for comparison.
+    pub engine_only: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -183,6 +185,7 @@ impl Config {
             shared_address: false,
             slow_threads: 2,
             faults: None,
+            engine_only: false,
             limits: Limits::default(),
         }
     }
@@ -202,8 +205,14 @@ pub struct Limits {
     pub loans: u32,
     /// Connections at most.
     pub flows: usize,
-    /// Connections that have not completed the handshake, at most: the oldest make room.
-    pub backlog: usize,
+    /// Frames that connections may hold in total until their bytes are acknowledged. Beyond, what is sent is copied
+    /// into an engine's buffer instead.
+    pub held_frames: u32,
+    /// Frames that one connection may hold.
+    pub held_per_flow: u8,
+    /// Connections that may have an engine at a time. Beyond, what a peer sends again is dropped, and a request that
+    /// was begun and takes an engine ends its connection.
+    pub engines: usize,
     /// Connections in TIME-WAIT at most: the oldest make room.
     pub time_wait: usize,
     /// Bytes of the receive buffer of a connection that a client opens, at least two packets of the MTU:
@@ -228,7 +237,11 @@ impl Default for Limits {
             fill_target: 1024,
             loans: 512,
             flows: 65_536,
-            backlog: 4096,
+            // What is neither on the FILL ring nor lent, less the headroom.
+            held_frames: 2048,
+            // An initial window of segments of 1,460 bytes (RFC 6928), twice.
+            held_per_flow: 20,
+            engines: 16_384,
             time_wait: 8192,
             client_rx_bytes: ENGINE_RX_BYTES,
             client_tx_bytes: ENGINE_RX_BYTES,

@@ -51,6 +51,7 @@
 //!         slow: None,
 //!         request_timeout: Duration::from_secs(10),
 //!         idle_timeout: None,
+//!         keep_alive: None,
 //!     })
 //!     .start()?;
 //! while stack.check().is_ok() {

@@ -48,6 +48,10 @@ pub struct SimConfig {
     pub faults: Faults,
     /// Decides faults, hashes and sequence numbers.
     pub seed: u64,
+    /// Added to all initial sequence numbers, modulo 2^32.
+    pub isn_offset: u32,
+    /// See [`Config::engine_only`](crate::Config::engine_only).
+    pub engine_only: bool,
     /// Stream services: port, handler, slow path.
     pub streams: Vec<SimStream>,
     /// Datagram services.
@@ -68,6 +72,8 @@ pub struct SimStream {
     pub request_timeout: Duration,
     /// See [`StreamService`](crate::StreamService).
     pub idle_timeout: Option<Duration>,
+    /// See [`StreamService`](crate::StreamService).
+    pub keep_alive: Option<Duration>,
 }
 
 /// A datagram service of a simulation.
@@ -101,7 +107,7 @@ impl Default for SimConfig {
             limits: Limits {
                 frames: 512,
                 flows: 1024,
-                backlog: 64,
+                held_frames: 256,
                 time_wait: 64,
                 loans: 64,
                 slow_queue: 16,
@@ -110,6 +116,8 @@ impl Default for SimConfig {
             shared_address: false,
             faults: Faults::default(),
             seed: 1,
+            isn_offset: 0,
+            engine_only: false,
             streams: Vec::new(),
             datagrams: Vec::new(),
             client: None,
@@ -146,6 +154,9 @@ impl Sim {
             ip_mtu: config.mtu,
             limits,
             seed: config.seed,
+            secret: [config.seed, !config.seed],
+            isn_offset: config.isn_offset,
+            engine_only: config.engine_only,
             streams: config
                 .streams
                 .into_iter()
@@ -156,6 +167,7 @@ impl Sim {
                     budget,
                     request_timeout: stream.request_timeout,
                     idle_timeout: stream.idle_timeout,
+                    keep_alive: stream.keep_alive,
                 })
                 .collect(),
             datagrams: config
@@ -249,9 +261,24 @@ impl Sim {
         self.worker.next_deadline()
     }
 
-    /// Connections, those in the handshake and in TIME-WAIT included.
+    /// From now on every segment is handled by an engine, or only those that need one.
+    pub fn set_engine_only(&mut self, engine_only: bool) {
+        self.worker.tcp_mut().set_engine_only(engine_only);
+    }
+
+    /// Connections, those in TIME-WAIT included.
     pub fn flows(&self) -> usize {
-        self.worker.flows()
+        self.worker.tcp().flows()
+    }
+
+    /// Connections that have an engine.
+    pub fn engines(&self) -> usize {
+        self.worker.tcp().engines()
+    }
+
+    /// Connections in TIME-WAIT.
+    pub fn time_wait(&self) -> usize {
+        self.worker.tcp().time_wait()
     }
 
     /// What was counted.
@@ -264,7 +291,8 @@ impl Sim {
         self.worker.frames()
     }
 
-    /// Whether every frame is in the free pool (between turns, and with no fault delaying one).
+    /// Whether every frame is in the free pool, or held by a connection until its bytes are acknowledged (between
+    /// turns, and with no fault delaying one).
     pub fn is_at_rest(&self) -> bool {
         self.worker.is_at_rest()
     }

@@ -29,9 +29,77 @@ impl Counter {
             .store(self.0.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
     }
 
+    /// Says how many there are now, of what comes and goes.
+    #[inline]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why an engine was summoned to a connection that had none. One counter each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Summon {
+    /// A segment is not the next one, or only in part.
+    OutOfOrder,
+    /// A request is not whole yet.
+    PartialRequest,
+    /// A request is the slow path's.
+    Deferred,
+    /// The service's handler is with the slow path, for overrunning its budget.
+    Demoted,
+    /// A reply is larger than what the peer's window and a new connection's congestion window allow.
+    LargeReply,
+    /// What was sent is not acknowledged in time.
+    Timeout,
+    /// Three acknowledgements in a row acknowledged nothing new.
+    DuplicateAcks,
+    /// The connection, or all together, may not hold more frames.
+    HeldFrames,
+    /// No frame is free to send in.
+    NoFrame,
+    /// The client left bytes, or waits for room.
+    Client,
+    /// Every segment is to be handled by an engine.
+    Asked,
+}
+
+impl Summon {
+    /// All reasons, in the order of their discriminants.
+    pub const ALL: [Self; 11] = [
+        Self::OutOfOrder,
+        Self::PartialRequest,
+        Self::Deferred,
+        Self::Demoted,
+        Self::LargeReply,
+        Self::Timeout,
+        Self::DuplicateAcks,
+        Self::HeldFrames,
+        Self::NoFrame,
+        Self::Client,
+        Self::Asked,
+    ];
+
+    /// The counter's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OutOfOrder => "summoned_out_of_order",
+            Self::PartialRequest => "summoned_partial_request",
+            Self::Deferred => "summoned_deferred",
+            Self::Demoted => "summoned_demoted",
+            Self::LargeReply => "summoned_large_reply",
+            Self::Timeout => "summoned_timeout",
+            Self::DuplicateAcks => "summoned_duplicate_acks",
+            Self::HeldFrames => "summoned_held_frames",
+            Self::NoFrame => "summoned_no_frame",
+            Self::Client => "summoned_client",
+            Self::Asked => "summoned_asked",
+        }
     }
 }
 
@@ -43,6 +111,8 @@ macro_rules! counters {
             $($(#[doc = $doc])+ pub $name: Counter,)+
             /// Frames dropped, by [`Reject`].
             rejects: [Counter; Reject::ALL.len()],
+            /// Engines summoned, by [`Summon`].
+            summons: [Counter; Summon::ALL.len()],
             frames: [AtomicU32; Owner::ALL.len()],
             frames_total: AtomicU32,
             /// Odd while the core writes where the frames are: a reader that saw it odd, or changed, reads
@@ -55,6 +125,7 @@ macro_rules! counters {
                 Self {
                     $($name: Counter::default(),)+
                     rejects: std::array::from_fn(|_| Counter::default()),
+                    summons: std::array::from_fn(|_| Counter::default()),
                     frames: std::array::from_fn(|_| AtomicU32::default()),
                     frames_total: AtomicU32::default(),
                     frames_version: AtomicU32::default(),
@@ -69,7 +140,10 @@ macro_rules! counters {
                 let rejects = Reject::ALL
                     .iter()
                     .map(|reject| (reject.name(), self.rejects[*reject as usize].get()));
-                named.into_iter().chain(rejects).collect()
+                let summons = Summon::ALL
+                    .iter()
+                    .map(|reason| (reason.name(), self.summons[*reason as usize].get()));
+                named.into_iter().chain(summons).chain(rejects).collect()
             }
         }
     };
@@ -112,8 +186,38 @@ counters! {
     handler_overruns,
     /// Services that were moved to the slow path for overrunning.
     services_demoted,
-    /// Connections begun by a peer.
+    /// Connections begun by a peer: its handshake was completed.
     flows_opened,
+    /// SYNs answered, without remembering them.
+    cookies_sent,
+    /// Handshakes completed by an acknowledgement that returned a cookie of ours.
+    cookies_accepted,
+    /// Acknowledgements that belong to no connection and return no cookie of ours.
+    cookies_refused,
+    /// The same from peers whose SYN was answered lately: ignored, since something before them is missing.
+    cookies_early,
+    /// Segments of a connection that were handled without an engine.
+    direct_segments,
+    /// Segments of a connection that were handled by an engine.
+    engine_segments,
+    /// Engines that a connection could do without again.
+    dismissed,
+    /// Times that an engine was needed and as many as may be were there.
+    engines_refused,
+    /// Connections without an engine, now.
+    flows_direct,
+    /// Connections with an engine, now.
+    flows_engine,
+    /// Connections in TIME-WAIT, now.
+    flows_time_wait,
+    /// Segments outside of the window, or old ones, answered with what is expected (RFC 9293 section 3.10.7.4).
+    segments_unacceptable,
+    /// Challenges sent because of a segment that may be forged (RFC 5961).
+    challenges,
+    /// Keep-alive probes sent.
+    keep_alive_probes,
+    /// Connections reset because the peer did not answer keep-alive probes.
+    keep_alive_timeouts,
     /// Connections begun by a client of ours (RFC 4022, tcpActiveOpens).
     active_opens,
     /// Datagrams that a client of ours was given.
@@ -122,7 +226,7 @@ counters! {
     flows_closed,
     /// Connections that reached the established state.
     flows_established,
-    /// Connection attempts ignored because the backlog or the flow table is full or the core drains.
+    /// Connection attempts ignored because the flow table is full or the core drains.
     flows_refused,
     /// Connections closed because a request did not become whole in time.
     request_timeouts,
@@ -156,6 +260,16 @@ impl Counters {
     #[inline]
     pub(crate) fn reject(&self, reject: Reject) {
         self.rejects[reject as usize].increment();
+    }
+
+    #[inline]
+    pub(crate) fn count_summon(&self, reason: Summon) {
+        self.summons[reason as usize].increment();
+    }
+
+    /// Engines summoned for `reason`.
+    pub fn summoned(&self, reason: Summon) -> u64 {
+        self.summons[reason as usize].get()
     }
 
     /// Frames dropped for `reason`.

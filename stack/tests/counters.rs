@@ -50,8 +50,38 @@ const SCENARIOS: &[Scenario] = &[
         &["flows_opened", "flows_established", "flows_closed"],
         connections,
     ),
-    (&["tcp_requests"], connections),
-    (&["flows_refused"], syn_flood),
+    (
+        &[
+            "tcp_requests",
+            "cookies_sent",
+            "cookies_accepted",
+            "direct_segments",
+        ],
+        connections,
+    ),
+    (&["cookies_refused"], stray_segment),
+    (&["cookies_early"], early_segment),
+    (&["flows_refused"], full_table),
+    (
+        &[
+            "summoned_partial_request",
+            "engine_segments",
+            "dismissed",
+            "engines_refused",
+        ],
+        partial_requests,
+    ),
+    (&["summoned_out_of_order"], out_of_order),
+    (&["summoned_deferred"], abandoned),
+    (&["summoned_demoted"], demoted),
+    (&["summoned_large_reply"], stalled),
+    (&["summoned_timeout", "summoned_duplicate_acks"], unanswered),
+    (&["summoned_held_frames"], held_frames),
+    (&["summoned_no_frame"], no_frame_to_reply),
+    (&["summoned_client"], slow_reader),
+    (&["summoned_asked"], engine_only),
+    (&["segments_unacceptable", "challenges"], old_segments),
+    (&["keep_alive_probes", "keep_alive_timeouts"], silent_peer),
     (
         &["deferred", "deferred_copied", "deferred_refused"],
         deferrals,
@@ -67,12 +97,18 @@ const SCENARIOS: &[Scenario] = &[
     (&["tx_no_frame"], no_frame),
 ];
 
+const PUBLISHED: &str =
+    "what is there now is published between turns, which the simulation takes itself";
+
 /// Counters that a simulation cannot provoke, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
     (
         "sleeps",
         "the simulation takes turns itself and never idles",
     ),
+    ("flows_direct", PUBLISHED),
+    ("flows_engine", PUBLISHED),
+    ("flows_time_wait", PUBLISHED),
     (
         "ring_errors",
         "only AF_XDP has rings shared with the kernel",
@@ -183,11 +219,114 @@ fn connections() -> Sim {
     sim
 }
 
-fn syn_flood() -> Sim {
-    let mut sim = worker(|config| config.limits.backlog = 2);
-    for port in 5000..5003 {
-        Raw::new(Version::V4, port).syn(&mut sim);
+/// The second segment of a connection, when the first one has not come.
+fn early_segment() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::new(Version::V4, 5000);
+    raw.ack = raw.syn(&mut sim)[0].seq.wrapping_add(1);
+    raw.seq = raw.seq.wrapping_add(4);
+    assert!(raw.send(&mut sim, ACK, b"rest\n").is_empty());
+    sim
+}
+
+fn full_table() -> Sim {
+    let mut sim = worker(|config| config.limits.flows = 1);
+    Raw::open(&mut sim, Version::V4, 5000);
+    Raw::new(Version::V4, 5001).syn(&mut sim);
+    sim
+}
+
+fn partial_requests() -> Sim {
+    let mut sim = worker(|config| config.limits.engines = 1);
+    let mut first = Raw::open(&mut sim, Version::V4, 5000);
+    let mut second = Raw::open(&mut sim, Version::V4, 5001);
+    first.send(&mut sim, ACK, b"reply ");
+    second.send(&mut sim, ACK, b"reply ");
+    first.request(&mut sim, b"x\n");
+    wait(&mut sim, 1);
+    sim
+}
+
+fn out_of_order() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    raw.seq = raw.seq.wrapping_add(1);
+    raw.send(&mut sim, ACK, b"x\n");
+    sim
+}
+
+fn demoted() -> Sim {
+    let mut sim = Sim::new(echo_config());
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    for _ in 0..17 {
+        sim.peer().inject(&raw.segment(ACK, b"x").frame(raw.ends));
+        raw.seq = raw.seq.wrapping_add(1);
+        sim.turn_taking(Duration::from_millis(1));
     }
+    sim
+}
+
+/// A peer that takes replies and does not say so, or says so thrice and means another one.
+fn unanswered() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut silent = Raw::open(&mut sim, Version::V4, 5000);
+    let mut missing = Raw::open(&mut sim, Version::V4, 5001);
+    silent.send(&mut sim, ACK, b"reply x\n");
+    missing.send(&mut sim, ACK, b"reply x\n");
+    for _ in 0..3 {
+        missing.send(&mut sim, ACK, b"");
+    }
+    wait(&mut sim, 2);
+    sim
+}
+
+fn held_frames() -> Sim {
+    let mut sim = worker(|config| config.limits.held_per_flow = 1);
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    raw.send(&mut sim, ACK, b"reply x\n");
+    raw.send(&mut sim, ACK, b"reply x\n");
+    sim
+}
+
+fn no_frame_to_reply() -> Sim {
+    let mut sim = worker(|config| config.limits.frames = 2);
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    raw.send(&mut sim, ACK, b"content 4000\n");
+    sim
+}
+
+fn slow_reader() -> Sim {
+    let version = Version::V4;
+    let mut pair = Pair::new(echo_config(), |_| {});
+    pair.shared.lock().unwrap().takes = Some(1);
+    pair.resolve(version);
+    pair.wish(Wish::Open(source(version, 1, 1024), server(version), 1));
+    pair.settle();
+    pair.wish(Wish::Send(1, pattern(10)));
+    pair.settle();
+    pair.client
+}
+
+fn engine_only() -> Sim {
+    let mut sim = worker(|config| config.engine_only = true);
+    Raw::open(&mut sim, Version::V4, 5000).request(&mut sim, b"reply x\n");
+    sim
+}
+
+fn old_segments() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    raw.seq = raw.seq.wrapping_sub(1);
+    assert_eq!(raw.send(&mut sim, ACK, b"").len(), 1);
+    sim
+}
+
+fn silent_peer() -> Sim {
+    let mut sim = worker(|config| {
+        config.streams[0].keep_alive = Some(Duration::from_secs(2));
+    });
+    Raw::open(&mut sim, Version::V4, 5000);
+    wait(&mut sim, 25);
     sim
 }
 

@@ -618,7 +618,7 @@ fn a_demoted_handler_ends_like_any_other() {
         world.run_for(Duration::from_secs(5));
         world.socket(handle).close();
         assert!(
-            world.run_until(Duration::from_secs(60), |world| world.sim.flows() == 0),
+            world.run_until(Duration::from_secs(100), |world| world.sim.flows() == 0),
             "{} bytes",
             bytes.len()
         );
@@ -635,7 +635,7 @@ fn a_demoted_handler_that_consumes_nothing_is_not_asked_again() {
     let reply = world.exchange(handle, b"nothing\n", 100, Duration::from_secs(5));
     assert_eq!(reply, b"?");
     world.socket(handle).close();
-    assert!(world.run_until(Duration::from_secs(60), |world| world.sim.flows() == 0));
+    assert!(world.run_until(Duration::from_secs(100), |world| world.sim.flows() == 0));
     assert_at_rest(&mut world.sim);
 }
 
@@ -703,7 +703,7 @@ fn a_drain_closes_idle_connections_and_lets_replies_finish() {
         assert_eq!(world.socket(handle).state(), State::CloseWait);
         world.close(handle);
     }
-    world.run_for(Duration::from_secs(30));
+    world.run_for(Duration::from_secs(100));
     assert_eq!(world.sim.flows(), 0);
     assert_at_rest(&mut world.sim);
 }

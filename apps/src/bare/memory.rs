@@ -153,6 +153,7 @@ impl StackServer {
                 slow: None,
                 request_timeout: Duration::from_secs(10),
                 idle_timeout: Some(Duration::from_secs(3600)),
+                keep_alive: None,
             }],
             ..SimConfig::default()
         };

@@ -27,6 +27,7 @@ fn run(args: &EchoArgs) -> Result<(), Failure> {
         slow: None,
         request_timeout: REQUEST_TIMEOUT,
         idle_timeout: Some(IDLE_TIMEOUT),
+        keep_alive: None,
     };
     let datagram = DatagramService {
         interruptlet: Box::new(|_worker| Box::new(DatagramEcho)),

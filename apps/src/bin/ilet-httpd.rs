@@ -33,6 +33,7 @@ fn run(args: &HttpdArgs) -> Result<(), Failure> {
         slow: Some(slow),
         request_timeout: REQUEST_TIMEOUT,
         idle_timeout: Some(IDLE_TIMEOUT),
+        keep_alive: None,
     };
     let builder = Stack::builder(config).stream(args.port, service);
     serve::run(builder, &args.stack, &format!("TCP port {}", args.port))

@@ -131,6 +131,7 @@ impl World {
             slow: None,
             request_timeout: Duration::from_secs(100),
             idle_timeout: None,
+            keep_alive: None,
         };
         Self::new(
             plan,
@@ -551,6 +552,7 @@ fn a_stall_shows_in_an_open_loop() {
                 slow: None,
                 request_timeout: Duration::from_secs(100),
                 idle_timeout: None,
+                keep_alive: None,
             }],
             datagrams: vec![SimDatagram {
                 port: PORT,

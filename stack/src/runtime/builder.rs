@@ -154,6 +154,9 @@ impl Builder {
             limits: config.limits,
             // Random keys from the operating system, by way of the standard library's hasher.
             seed: RandomState::new().hash_one(number),
+            secret: [0, 1].map(|half| RandomState::new().hash_one((number, half))),
+            isn_offset: 0,
+            engine_only: config.engine_only,
             streams: self
                 .streams
                 .iter()
@@ -164,6 +167,7 @@ impl Builder {
                     budget: Budget::new(config.limits.handler_budget),
                     request_timeout: service.request_timeout,
                     idle_timeout: service.idle_timeout,
+                    keep_alive: service.keep_alive,
                 })
                 .collect(),
             datagrams: self

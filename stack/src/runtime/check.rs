@@ -133,7 +133,9 @@ fn limits(limits: &Limits) -> Result<(), StartError> {
     }
     for (name, value) in [
         ("flows", limits.flows),
-        ("backlog", limits.backlog),
+        ("held_frames", limits.held_frames as usize),
+        ("held_per_flow", usize::from(limits.held_per_flow)),
+        ("engines", limits.engines),
         ("time_wait", limits.time_wait),
         ("slow_queue", limits.slow_queue),
         ("commands", limits.commands),
@@ -279,7 +281,9 @@ mod tests {
                 fill_target: RING_MIN,
                 loans: 0,
                 flows: 1,
-                backlog: 1,
+                held_frames: 1,
+                held_per_flow: 1,
+                engines: 1,
                 time_wait: 1,
                 slow_queue: 1,
                 commands: 1,
@@ -292,7 +296,7 @@ mod tests {
     #[test]
     fn each_limit_that_cannot_work_is_named_with_what_to_do() {
         type Change = fn(&mut Limits);
-        let wrong: [(&str, Change, &str); 16] = [
+        let wrong: [(&str, Change, &str); 18] = [
             ("ring_entries", |l| l.ring_entries = 0, "power of two"),
             ("ring_entries", |l| l.ring_entries = 32, "at least 64"),
             ("ring_entries", |l| l.ring_entries = 1000, "power of two"),
@@ -303,7 +307,9 @@ mod tests {
             ("frames", |l| l.loans = u32::MAX, "fill_target + loans"),
             ("frames", |l| l.loans = 4000, "at least 5280"),
             ("flows", |l| l.flows = 0, "at least 1"),
-            ("backlog", |l| l.backlog = 0, "at least 1"),
+            ("held_frames", |l| l.held_frames = 0, "at least 1"),
+            ("held_per_flow", |l| l.held_per_flow = 0, "at least 1"),
+            ("engines", |l| l.engines = 0, "at least 1"),
             ("time_wait", |l| l.time_wait = 0, "at least 1"),
             ("slow_queue", |l| l.slow_queue = 0, "at least 1"),
             ("commands", |l| l.commands = 0, "at least 1"),

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::Device;
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
-use crate::device::Device;
 use crate::{Duration, Instant};
 
 /// How long sent bytes may stay unacknowledged before the connection is given up. RFC 9293 section 3.8.3 asks for at least 100 seconds.
-const USER_TIMEOUT: Duration = Duration::from_secs(100);
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// The full TCP of one flow.
 #[derive(Debug)]
@@ -45,19 +45,6 @@ impl Engine {
             .is_ok()
     }
 
-    /// Makes a new or used engine open a connection.
-    pub(super) fn connect(
-        &mut self,
-        interface: &mut Interface,
-        local: SocketAddr,
-        peer: SocketAddr,
-    ) -> bool {
-        let local = IpEndpoint::from(local);
-        self.make_closed()
-            .connect(interface.context(), IpEndpoint::from(peer), local)
-            .is_ok()
-    }
-
     fn make_closed(&mut self) -> &mut Socket<'static> {
         let socket = self.socket();
         // A socket that is not closed would refuse.
@@ -75,25 +62,34 @@ impl Engine {
         self.socket().state()
     }
 
-    /// Takes in the packet that `device` holds.
+    /// Takes in the packet that `device` has received.
     pub(super) fn ingress(
         &mut self,
         interface: &mut Interface,
-        device: &mut Device<'_>,
+        device: &mut impl Device,
         now: Instant,
     ) -> PollIngressSingleResult {
         interface.poll_ingress_single(now, device, &mut self.sockets)
+    }
+
+    /// Lets it send what it has to send first.
+    pub(super) fn egress_once(
+        &mut self,
+        interface: &mut Interface,
+        device: &mut impl Device,
+        now: Instant,
+    ) {
+        interface.poll_egress(now, device, &mut self.sockets);
     }
 
     /// Sends everything that may be sent now; returns when the engine wants to be asked again.
     pub(super) fn egress(
         &mut self,
         interface: &mut Interface,
-        device: &mut Device<'_>,
+        device: &mut impl Device,
         now: Instant,
     ) -> Option<Instant> {
-        // smoltcp would give up an idle connection too. A handshake and a close have deadlines of the
-        // connection's own.
+        // smoltcp would give up an idle connection too. A close has a deadline of the connection's own.
         let socket = self.socket();
         let timeout = (socket.send_queue() > 0).then_some(USER_TIMEOUT);
         socket.set_timeout(timeout);

@@ -1,51 +1,77 @@
-//! TCP: connections of stream services, one engine per connection.
+//! TCP: connections of stream services and of the client.
 //!
-//! * [`engine`]: smoltcp's socket, alone in its set.
-//! * [`connection`]: the conversation between engine, handler and slow path.
-//! * [`outgoing`]: what a reply has left to send.
+//! * [`handshake`]: handshakes without state.
+//! * [`direct`]: flows in the common case, on the frames themselves; [`held`]: what they have in flight;
+//!   [`rtt`]: their timer.
+//! * [`connection`]: flows with an engine, [`engine`]; [`summon`]: how they come by it; [`outgoing`]: what a
+//!   reply has left to send.
+//! * [`time_wait`]: what is left of connections that we closed first.
+//! * [`segment`]: reading and writing headers.
 //!
-//! * [`age_queue`]: the connections in one passing state, bounded.
-//!
-//! This module owns the table of connections, their timers, and the bounds.
+//! This module owns the table of flows, their timers, and the bounds.
 
-mod age_queue;
 mod connection;
+mod direct;
 mod engine;
+mod handshake;
+mod held;
 mod outgoing;
+mod rtt;
+mod segment;
+mod summon;
+mod time_wait;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ahash::RandomState;
-use smoltcp::iface::{Interface, SocketSet};
+use smoltcp::iface::Interface;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
-use self::age_queue::AgeQueue;
-use self::connection::{ClientSide, Connection, Phase, Status, Window};
+use self::connection::{Connection, Status, Window};
+use self::direct::{After, Call, Context, Direct, Done, Flags, Screened, Side, screen};
 use self::engine::Engine;
-use crate::arena::{Frame, FrameMemory};
-use crate::client::{Actions, Client, OpenError, Stream, StreamId};
+pub(crate) use self::handshake::Secret;
+use self::handshake::{Completion, Handshake};
+use self::held::Held;
+use self::segment::{
+    ACK, Numbers, PeerOptions, RST, SYN, Segment, SynOptions, TCP_HEADER_BYTES, is_before,
+};
+use self::time_wait::{Closed, TimeWait};
+use crate::arena::{Frame, FrameMemory, Owner};
+use crate::client::{Actions, Client, End, OpenError, Stream, StreamId};
 use crate::clock;
 use crate::config::{Cidr, ENGINE_RX_BYTES, ENGINE_TX_BYTES, Limits, SCRATCH_ROOM_BYTES};
-use crate::device::Device;
+use crate::device::{Device, Translation};
 use crate::egress::Egress;
 use crate::flow::{FlowId, FlowTable};
 use crate::interruptlet::{Outbox, StreamInterruptlet};
 use crate::pool::{Job, MailboxSender, Response, SlowPath, Source, Submitter};
 use crate::service::{Budget, Handler};
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, Summon};
 use crate::timer::TimerWheel;
 use crate::wire::{FlowKey, LinkHeader, Transport};
 use crate::{Duration, Instant};
 
-/// TCP flag bits (RFC 9293 section 3.1).
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
-
-/// Used engines that are kept for new connections.
+/// How long a handshake of ours may take. SYNs are repeated within it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may keep its side open after we closed ours.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Used engines that are kept for the next flows that need one.
 const SPARE_ENGINES_MAX: usize = 1024;
+/// A new connection of the same ends may begin while the last one is in TIME-WAIT, unless our sequence
+/// numbers would soon be those of segments that may still be under way (RFC 1122 section 4.2.2.13).
+const REUSE_DISTANCE: u32 = 1 << 20;
+
+// The window scale that is announced to peers of services must be the one that an engine derives from its
+// buffer: none.
+const _: () = assert!(receive_shift(ENGINE_RX_BYTES) == 0);
+
+/// How far the windows of a receive buffer of so many bytes are shifted: as smoltcp's are.
+const fn receive_shift(rx_bytes: usize) -> u8 {
+    let bits = usize::BITS - rx_bytes.leading_zeros();
+    bits.saturating_sub(16) as u8
+}
 
 /// A stream service of one core.
 pub(crate) struct StreamPort {
@@ -55,6 +81,7 @@ pub(crate) struct StreamPort {
     pub(crate) budget: Budget,
     pub(crate) request_timeout: Duration,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) keep_alive: Option<Duration>,
 }
 
 /// What an event of one turn may use: where to send, where to count, and the time.
@@ -84,53 +111,28 @@ pub(crate) struct Resources {
     memory: Arc<FrameMemory>,
     ports: Vec<StreamPort>,
     outbox: Outbox,
+    /// Replies to requests that came in one segment, to be sent together.
+    replies: Vec<u8>,
     /// Whom the connections that we open belong to. Not here while it takes its turn.
     client: Option<Box<dyn Client>>,
     /// What the client asks for in an event.
     actions: Actions,
+    client_rx_bytes: usize,
+    client_tx_bytes: usize,
+    /// How far the windows of connections that we open are shifted.
+    client_shift: u8,
+    /// What direct flows have in flight.
+    held: Held,
     /// Where a request is made one slice, with room behind it.
     scratch: Vec<u8>,
     pool: Submitter,
     core: MailboxSender,
     /// No new connections; idle ones are closed.
     draining: bool,
+    /// Every segment is an engine's.
+    engine_only: bool,
     /// The service whose handler ran last, and how often since it was asked.
     called: Option<(usize, u32)>,
-}
-
-/// A TCP segment whose headers are checked; offsets are from the start of the frame.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Segment {
-    link: LinkHeader,
-    ip: usize,
-    transport: usize,
-    payload: usize,
-    end: usize,
-    seq: u32,
-    /// Meaningless without the ACK flag.
-    ack: u32,
-    flags: u8,
-}
-
-/// The connections of one core.
-pub(crate) struct Tcp {
-    flows: FlowTable<Connection>,
-    timers: TimerWheel,
-    resources: Resources,
-    /// For segments that belong to no connection.
-    nobody: SocketSet<'static>,
-    spare_engines: Vec<Engine>,
-    /// The same of connections that we opened, whose buffers are of another size.
-    spare_client_engines: Vec<Engine>,
-    client_rx_bytes: usize,
-    client_tx_bytes: usize,
-    /// Connections to flush at the end of the turn.
-    touched: Vec<FlowId>,
-    /// Connections that have not completed the handshake.
-    backlog: AgeQueue,
-    time_wait: AgeQueue,
-    /// Connections that only wait for their peer's FIN.
-    finished: usize,
 }
 
 impl Resources {
@@ -138,54 +140,130 @@ impl Resources {
         let calls = self.called.map_or(0, |(_, calls)| calls);
         self.called = Some((service, calls + 1));
     }
+
+    /// Bytes of the receive window of a direct flow, in which nothing waits.
+    #[inline]
+    fn window_bytes(&self, direct: &Direct) -> u32 {
+        let bytes = match direct.side {
+            Side::Service(_) => ENGINE_RX_BYTES,
+            Side::Client(_) => self.client_rx_bytes,
+        };
+        bytes.min(usize::from(u16::MAX) << self.shift(direct)) as u32
+    }
+
+    /// The same as it is in a header.
+    #[inline]
+    fn window(&self, direct: &Direct) -> u16 {
+        (self.window_bytes(direct) >> self.shift(direct)) as u16
+    }
+
+    #[inline]
+    fn shift(&self, direct: &Direct) -> u8 {
+        match (direct.side, direct.peer.shift) {
+            (Side::Client(_), Some(_)) => self.client_shift,
+            _ => 0,
+        }
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+enum Flow {
+    /// Without an engine.
+    Direct(Direct),
+    /// With one.
+    Engine(Box<Connection>),
+}
+
+/// What a core's TCP is made of.
+pub(crate) struct TcpParts {
+    pub(crate) ports: Vec<StreamPort>,
+    pub(crate) addresses: Vec<Cidr>,
+    pub(crate) ip_mtu: usize,
+    pub(crate) limits: Limits,
+    pub(crate) seed: u64,
+    pub(crate) secret: Secret,
+    /// Added to our initial sequence numbers.
+    pub(crate) isn_offset: u32,
+    pub(crate) engine_only: bool,
+    pub(crate) client: Option<Box<dyn Client>>,
+    pub(crate) pool: Submitter,
+    pub(crate) core: MailboxSender,
+}
+
+/// The connections of one core.
+pub(crate) struct Tcp {
+    flows: FlowTable<Flow>,
+    timers: TimerWheel,
+    time_wait: TimeWait,
+    handshake: Handshake,
+    resources: Resources,
+    /// Engines that were dismissed, for services, and for connections that we opened, whose buffers are of
+    /// another size.
+    spare: Vec<Box<Connection>>,
+    spare_client: Vec<Box<Connection>>,
+    /// Flows that have an engine now, and how many may.
+    engines: usize,
+    engines_max: usize,
+    /// Flows to look after at the end of the turn.
+    touched: Vec<FlowId>,
+    /// Flows that only wait for their peer's FIN.
+    finished: usize,
 }
 
 impl Tcp {
-    #[allow(clippy::too_many_arguments)] // made once, by the worker
-    pub(crate) fn new(
-        ports: Vec<StreamPort>,
-        addresses: &[Cidr],
-        ip_mtu: usize,
-        limits: &Limits,
-        seed: u64,
-        client: Option<Box<dyn Client>>,
-        pool: Submitter,
-        core: MailboxSender,
-        egress: &mut Egress,
-        now: Instant,
-    ) -> Self {
-        let interface = new_interface(ip_mtu, addresses, split_seed(seed, 1), egress, now);
+    pub(crate) fn new(parts: TcpParts, egress: &mut Egress, now: Instant) -> Self {
+        let TcpParts {
+            ports,
+            addresses,
+            ip_mtu,
+            limits,
+            seed,
+            secret,
+            isn_offset,
+            engine_only,
+            client,
+            pool,
+            core,
+        } = parts;
+        let interface = new_interface(ip_mtu, &addresses, split_seed(seed, 1), egress, now);
         let memory = egress.arena.memory();
         Self {
             flows: FlowTable::new(limits.flows, split_seed(seed, 2)),
             timers: TimerWheel::new(now, limits.flows),
+            time_wait: TimeWait::new(limits.time_wait, split_seed(seed, 3)),
+            handshake: Handshake::new(secret, isn_offset),
             resources: Resources {
                 interface,
                 ip_mtu,
-                memory,
                 ports,
                 outbox: Outbox::with_capacity(ip_mtu),
+                replies: Vec::with_capacity(ip_mtu),
                 client,
                 actions: Actions::default(),
+                client_rx_bytes: limits.client_rx_bytes,
+                client_tx_bytes: limits.client_tx_bytes,
+                client_shift: receive_shift(limits.client_rx_bytes),
+                held: Held::new(memory.frames(), limits.held_frames, limits.held_per_flow),
+                memory,
                 scratch: vec![0; ENGINE_RX_BYTES + SCRATCH_ROOM_BYTES],
                 pool,
                 core,
                 draining: false,
+                engine_only,
                 called: None,
             },
-            nobody: SocketSet::new(Vec::new()),
-            spare_engines: Vec::with_capacity(SPARE_ENGINES_MAX),
-            spare_client_engines: Vec::with_capacity(SPARE_ENGINES_MAX),
-            client_rx_bytes: limits.client_rx_bytes,
-            client_tx_bytes: limits.client_tx_bytes,
+            spare: Vec::new(),
+            spare_client: Vec::new(),
+            engines: 0,
+            engines_max: limits.engines,
             touched: Vec::with_capacity(limits.flows),
-            backlog: AgeQueue::new(limits.backlog),
-            time_wait: AgeQueue::new(limits.time_wait),
             finished: 0,
         }
     }
 
     /// Handles a segment whose headers are checked.
+    #[inline]
     pub(crate) fn receive(
         &mut self,
         frame: Frame,
@@ -194,36 +272,289 @@ impl Tcp {
         flags: u8,
         turn: &mut Turn<'_>,
     ) {
-        let header = &turn.egress.arena.bytes(&frame)[packet.transport..packet.end];
-        let segment = Segment {
-            link: packet.link,
-            ip: packet.ip,
-            transport: packet.transport,
-            payload,
-            end: packet.end,
-            seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
-            ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
-            flags,
-        };
-        let mut known = self.flows.find(&packet.key);
-        if segment.flags & (SYN | ACK | RST) == SYN
-            && let Some(old) = known
-            && self
-                .flows
-                .get(old)
-                .is_some_and(|connection| connection.gives_way_to(segment.seq))
-        {
-            self.remove(old, turn.counters);
-            known = None;
+        let segment = Segment::read(turn.egress.arena.bytes(&frame), packet, payload, flags);
+        match self.flows.find(&packet.key) {
+            Some(id) => self.dispatch(id, frame, &segment, turn),
+            None => self.receive_unknown(frame, &packet.key, &segment, turn),
         }
-        let id = known.or_else(|| self.accept(&frame, packet, &segment, turn));
-        let Some((id, connection)) = id.and_then(|id| Some((id, self.flows.get_mut(id)?.1))) else {
+    }
+
+    /// Hands a segment to its flow.
+    #[inline]
+    fn dispatch(&mut self, id: FlowId, frame: Frame, segment: &Segment, turn: &mut Turn<'_>) {
+        let Some((key, flow)) = self.flows.get_mut(id) else {
             turn.egress.arena.free(frame);
             return;
         };
-        let window = connection.take_in(frame, &segment, &mut self.resources, turn);
-        connection.converse(id, window, &mut self.resources, turn);
+        match flow {
+            Flow::Direct(direct) if !self.resources.engine_only || direct.is_opening() => {
+                turn.counters.direct_segments.increment();
+                let mut context = Context {
+                    id,
+                    key,
+                    resources: &mut self.resources,
+                    turn,
+                };
+                let after = direct.receive(frame, segment, &mut context);
+                self.carry_out(id, after, Some(segment), turn);
+            }
+            Flow::Direct(_) => {
+                let call = Call {
+                    reason: Summon::Asked,
+                    frame: Some(frame),
+                    done: Done::Nothing,
+                };
+                self.carry_out(id, After::Engine(call), Some(segment), turn);
+            }
+            Flow::Engine(_) => self.engine_segment(id, frame, segment, turn),
+        }
+    }
+
+    /// Hands a segment to a flow with an engine.
+    fn engine_segment(&mut self, id: FlowId, frame: Frame, segment: &Segment, turn: &mut Turn<'_>) {
+        let Some((key, Flow::Engine(connection))) = self.flows.get_mut(id) else {
+            turn.egress.arena.free(frame);
+            return;
+        };
+        turn.counters.engine_segments.increment();
+        match screen(segment, connection.rcv_nxt(), connection.window_bytes()) {
+            Screened::Pass | Screened::Reset => {
+                let window = connection.take_in(frame, segment, &mut self.resources, turn);
+                connection.converse(id, window, &mut self.resources, turn);
+                self.touch(id);
+            }
+            Screened::Challenge => connection.challenge(frame, key, turn),
+            Screened::Drop => turn.egress.arena.free(frame),
+        }
+    }
+
+    /// Carries out what an event of a direct flow has come to.
+    #[inline]
+    fn carry_out(
+        &mut self,
+        id: FlowId,
+        after: After,
+        segment: Option<&Segment>,
+        turn: &mut Turn<'_>,
+    ) {
+        match after {
+            After::Direct => self.settle_direct(id, turn.now),
+            After::Engine(call) => self.summon(id, call, segment, turn),
+            After::TimeWait(closed) => self.enter_time_wait(id, closed, turn),
+            After::Gone(end) => self.remove(id, end, turn),
+        }
+    }
+
+    /// Sees that what a direct flow has to do at the end of the turn is done, and arms its timer.
+    #[inline]
+    fn settle_direct(&mut self, id: FlowId, now: Instant) {
+        let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id) else {
+            return;
+        };
+        let waits = direct.flags.has(Flags::ACK_DUE)
+            || direct.flags.has(Flags::FIN_DUE)
+            || direct.flags.has(Flags::ABORTED)
+            || self.resources.draining;
+        if waits && !direct.flags.has(Flags::TOUCHED) {
+            direct.flags.set(Flags::TOUCHED);
+            self.touched.push(id);
+        }
+        self.arm_direct(id, now);
+    }
+
+    /// Arms the timer of a direct flow.
+    #[inline]
+    fn arm_direct(&mut self, id: FlowId, now: Instant) {
+        let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id) else {
+            return;
+        };
+        let finished = direct.state == direct::State::FinWait2;
+        note_finished(&mut self.finished, &mut direct.flags, finished);
+        let Some(deadline) = direct.deadline(&self.resources) else {
+            return;
+        };
+        // A deadline that moved back is looked at again when the old one fires.
+        if !direct.flags.has(Flags::ARMED) || is_before(deadline, direct.armed) {
+            direct.flags.set(Flags::ARMED);
+            direct.armed = deadline;
+            let deadline = direct::instant_of(deadline, now);
+            self.timers.arm(id.index(), deadline);
+        }
+    }
+
+    /// Gives a direct flow an engine, and has it go on from there.
+    fn summon(&mut self, id: FlowId, call: Call, segment: Option<&Segment>, turn: &mut Turn<'_>) {
+        let reason = call.reason;
+        if !self.summoned(id, turn) {
+            self.do_without(id, call, turn);
+            return;
+        }
+        turn.counters.count_summon(reason);
+        match (&call.done, segment) {
+            (Done::Nothing, Some(segment)) => {
+                if let Some(frame) = call.frame {
+                    self.engine_segment(id, frame, segment, turn);
+                }
+            }
+            _ => {
+                let Some((_, Flow::Engine(connection))) = self.flows.get_mut(id) else {
+                    return;
+                };
+                if segment.is_some() {
+                    turn.counters.engine_segments.increment();
+                }
+                connection.take_over(id, call, segment, &mut self.resources, turn);
+            }
+        }
         self.touch(id);
+    }
+
+    /// Gives a direct flow an engine. Returns false if none can be had.
+    fn summoned(&mut self, id: FlowId, turn: &mut Turn<'_>) -> bool {
+        let Some((key, flow)) = self.flows.get_mut(id) else {
+            return false;
+        };
+        let Flow::Direct(direct) = flow else {
+            return true;
+        };
+        if self.engines >= self.engines_max {
+            turn.counters.engines_refused.increment();
+            return false;
+        }
+        if direct.flags.has(Flags::ACK_DUE)
+            && let Some(frame) = turn.egress.arena.alloc(Owner::Tx)
+        {
+            // The engine will take for granted that everything so far is acknowledged.
+            let mut context = Context {
+                id,
+                key,
+                resources: &mut self.resources,
+                turn,
+            };
+            direct.send_acknowledgement(frame, &mut context);
+        }
+        let (spare, rx_bytes, tx_bytes) = match direct.side {
+            Side::Service(_) => (&mut self.spare, ENGINE_RX_BYTES, ENGINE_TX_BYTES),
+            Side::Client(_) => (
+                &mut self.spare_client,
+                self.resources.client_rx_bytes,
+                self.resources.client_tx_bytes,
+            ),
+        };
+        let mut connection = spare.pop().unwrap_or_else(|| {
+            let engine = Engine::new(rx_bytes, tx_bytes);
+            Box::new(Connection::spare(engine, *direct, key, turn.now))
+        });
+        let Resources {
+            interface,
+            ip_mtu,
+            held,
+            ..
+        } = &mut self.resources;
+        let shift = summon::lead(
+            connection.engine(),
+            interface,
+            *ip_mtu,
+            direct,
+            key,
+            held,
+            turn.egress,
+            turn.now,
+        );
+        let Some(shift) = shift else {
+            turn.counters.engines_refused.increment();
+            return false;
+        };
+        held.clear(&mut direct.held, &mut turn.egress.arena);
+        direct.leave();
+        connection.begin(*direct, key, shift, turn.now);
+        *flow = Flow::Engine(connection);
+        self.engines += 1;
+        true
+    }
+
+    /// What becomes of a flow that needs an engine when there is none: what its peer will send again is dropped,
+    /// what is in flight is sent again as it is, and what a handler or the client has begun and cannot be
+    /// finished ends the connection.
+    fn do_without(&mut self, id: FlowId, call: Call, turn: &mut Turn<'_>) {
+        let Some((key, Flow::Direct(direct))) = self.flows.get_mut(id) else {
+            return;
+        };
+        let mut context = Context {
+            id,
+            key,
+            resources: &mut self.resources,
+            turn,
+        };
+        let after = match call.done {
+            Done::Nothing => {
+                if let Some(frame) = call.frame {
+                    context.turn.egress.arena.free(frame);
+                }
+                match call.reason {
+                    Summon::Timeout => direct.retransmit(&mut context),
+                    _ => After::Direct,
+                }
+            }
+            Done::Handled { .. } | Done::Acted { .. } => {
+                direct.send_reset(call.frame, &mut context);
+                After::Gone(End::Aborted)
+            }
+        };
+        self.carry_out_late(id, after, turn);
+    }
+
+    /// As [`carry_out`](Self::carry_out), where the client may not be told at once.
+    fn carry_out_late(&mut self, id: FlowId, after: After, turn: &mut Turn<'_>) {
+        if let After::Gone(End::Aborted) = after
+            && let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id)
+        {
+            direct.flags.set(Flags::ABORTED);
+            self.settle_direct(id, turn.now);
+            return;
+        }
+        self.carry_out(id, after, None, turn);
+    }
+
+    /// A flow can do without its engine.
+    fn dismiss(&mut self, id: FlowId, turn: &mut Turn<'_>) {
+        let Some((key, flow)) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Flow::Engine(connection) = flow else {
+            return;
+        };
+        let mut direct = connection.to_direct();
+        let mut context = Context {
+            id,
+            key,
+            resources: &mut self.resources,
+            turn,
+        };
+        let after = direct.flush(&mut context);
+        let old = std::mem::replace(flow, Flow::Direct(direct));
+        if let Flow::Engine(connection) = old {
+            self.engines -= 1;
+            self.keep(connection);
+        }
+        turn.counters.dismissed.increment();
+        match after {
+            After::Direct => self.arm_direct(id, turn.now),
+            after => self.carry_out(id, after, None, turn),
+        }
+    }
+
+    /// Keeps an engine for the next flow that needs one.
+    fn keep(&mut self, mut connection: Box<Connection>) {
+        let source = connection.abandon_body();
+        let spare = match connection.direct.side {
+            Side::Service(_) => &mut self.spare,
+            Side::Client(_) => &mut self.spare_client,
+        };
+        if spare.len() < SPARE_ENGINES_MAX {
+            spare.push(connection);
+        }
+        self.discard(source);
     }
 
     /// Opens a connection of the client's.
@@ -233,33 +564,32 @@ impl Tcp {
         peer: SocketAddr,
         link: LinkHeader,
         token: u64,
-        now: Instant,
-        counters: &Counters,
+        turn: &mut Turn<'_>,
     ) -> Result<FlowId, OpenError> {
         let key = FlowKey::between(local, peer);
-        if self.flows.find(&key).is_some() {
-            return Err(OpenError::InUse);
-        }
-        if !self.flows.has_room() && !self.evict_time_wait(counters) {
-            counters.flows_refused.increment();
-            return Err(OpenError::Full);
-        }
-        let mut engine = self
-            .spare_client_engines
-            .pop()
-            .unwrap_or_else(|| Engine::new(self.client_rx_bytes, self.client_tx_bytes));
-        if !engine.connect(&mut self.resources.interface, local, peer) {
-            self.spare_client_engines.push(engine);
+        if local.port() == 0 || peer.port() == 0 || peer.ip().is_unspecified() {
             return Err(OpenError::BadEnds);
         }
-        let side = ClientSide::new(token);
-        let connection = Connection::open(engine, side, local, peer, link, now);
-        let id = self
-            .flows
-            .insert(key, connection)
-            .map_err(|_| OpenError::Full)?;
-        counters.active_opens.increment();
-        self.touch(id);
+        if self.flows.find(&key).is_some() || self.time_wait.find(&key).is_some() {
+            return Err(OpenError::InUse);
+        }
+        let isn = self.handshake.isn(&key, turn.now);
+        let direct = Direct::opening(token, link, isn, turn.now);
+        let Ok(id) = self.flows.insert(key, Flow::Direct(direct)) else {
+            turn.counters.flows_refused.increment();
+            return Err(OpenError::Full);
+        };
+        turn.counters.active_opens.increment();
+        if let Some((key, Flow::Direct(direct))) = self.flows.get_mut(id) {
+            let mut context = Context {
+                id,
+                key,
+                resources: &mut self.resources,
+                turn,
+            };
+            direct.send_syn(None, &mut context);
+        }
+        self.settle_direct(id, turn.now);
         Ok(id)
     }
 
@@ -267,17 +597,34 @@ impl Tcp {
     pub(crate) fn act(
         &mut self,
         id: StreamId,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
         act: impl FnOnce(&mut Stream<'_>),
     ) -> bool {
-        let Some((_, connection)) = self.flows.get_mut(id.0) else {
+        let Some((key, flow)) = self.flows.get_mut(id.0) else {
             return false;
         };
-        if !connection.is_client() {
-            return false;
+        match flow {
+            Flow::Direct(direct) => {
+                if !matches!(direct.side, Side::Client(_)) || direct.flags.has(Flags::ABORTED) {
+                    return false;
+                }
+                let mut context = Context {
+                    id: id.0,
+                    key,
+                    resources: &mut self.resources,
+                    turn,
+                };
+                let after = direct.act(&mut context, act);
+                self.carry_out_late(id.0, after, turn);
+            }
+            Flow::Engine(connection) => {
+                if !connection.is_client() {
+                    return false;
+                }
+                connection.act(id.0, turn, &mut self.resources.actions, act);
+                self.touch(id.0);
+            }
         }
-        connection.act(id.0, turn, &mut self.resources.actions, act);
-        self.touch(id.0);
         true
     }
 
@@ -291,6 +638,11 @@ impl Tcp {
         self.resources.client = Some(client);
     }
 
+    /// From now on every segment is handled by an engine, or only those that need one.
+    pub(crate) fn set_engine_only(&mut self, engine_only: bool) {
+        self.resources.engine_only = engine_only;
+    }
+
     /// Sends what the events of this turn have to send, and settles what they changed. Returns whether there
     /// was anything.
     pub(crate) fn flush(&mut self, turn: &mut Turn<'_>) -> bool {
@@ -299,19 +651,39 @@ impl Tcp {
         }
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
-            let Some((_, connection)) = self.flows.get_mut(id) else {
+            let Some((key, flow)) = self.flows.get_mut(id) else {
                 continue;
             };
-            connection.touched = false;
-            let status = connection.flush(&mut self.resources, turn);
-            self.settle(id, status, turn.counters);
+            match flow {
+                Flow::Direct(direct) => {
+                    direct.flags.clear(Flags::TOUCHED);
+                    let mut context = Context {
+                        id,
+                        key,
+                        resources: &mut self.resources,
+                        turn,
+                    };
+                    match direct.flush(&mut context) {
+                        // What could not be done is tried again when the timer says.
+                        After::Direct => self.arm_direct(id, turn.now),
+                        after => self.carry_out(id, after, None, turn),
+                    }
+                }
+                Flow::Engine(connection) => {
+                    connection.direct.flags.clear(Flags::TOUCHED);
+                    let status = connection.flush(&mut self.resources, turn);
+                    self.settle(id, status, turn);
+                }
+            }
         }
+        debug_assert!(self.touched.is_empty());
         self.touched = touched;
         true
     }
 
     /// Carries out what is due, at most `budget` timers.
     pub(crate) fn expire(&mut self, budget: usize, turn: &mut Turn<'_>) {
+        self.time_wait.expire(budget, turn.now);
         for _ in 0..budget {
             let Some(index) = self.timers.pop_expired(turn.now) else {
                 return;
@@ -319,10 +691,27 @@ impl Tcp {
             let Some(id) = self.flows.id_at(index) else {
                 continue;
             };
-            self.with(id, turn, |connection, resources, turn| {
-                connection.armed = None;
-                connection.expire(id, resources, turn);
-            });
+            let Some((key, flow)) = self.flows.get_mut(id) else {
+                continue;
+            };
+            match flow {
+                Flow::Direct(direct) => {
+                    direct.flags.clear(Flags::ARMED);
+                    let mut context = Context {
+                        id,
+                        key,
+                        resources: &mut self.resources,
+                        turn,
+                    };
+                    let after = direct.expire(&mut context);
+                    self.carry_out(id, after, None, turn);
+                }
+                Flow::Engine(connection) => {
+                    connection.direct.flags.clear(Flags::ARMED);
+                    connection.expire(id, &mut self.resources, turn);
+                    self.touch(id);
+                }
+            }
         }
     }
 
@@ -362,10 +751,26 @@ impl Tcp {
 
     /// Resets a connection.
     pub(crate) fn abort(&mut self, id: FlowId, turn: &mut Turn<'_>) {
-        self.with(id, turn, |connection, resources, turn| {
-            connection.abort();
-            connection.converse(id, Window::default(), resources, turn);
-        });
+        let Some((key, flow)) = self.flows.get_mut(id) else {
+            return;
+        };
+        match flow {
+            Flow::Direct(direct) => {
+                let mut context = Context {
+                    id,
+                    key,
+                    resources: &mut self.resources,
+                    turn,
+                };
+                direct.send_reset(None, &mut context);
+                self.remove(id, End::Aborted, turn);
+            }
+            Flow::Engine(connection) => {
+                connection.abort();
+                connection.converse(id, Window::default(), &mut self.resources, turn);
+                self.touch(id);
+            }
+        }
     }
 
     /// The next chunk of a body, or its end.
@@ -393,15 +798,11 @@ impl Tcp {
     }
 
     /// Takes no new connections from now on and closes the others as they become idle.
-    pub(crate) fn drain(&mut self, counters: &Counters) {
+    pub(crate) fn drain(&mut self) {
         self.resources.draining = true;
         let ids: Vec<FlowId> = self.flows.ids().collect();
         for id in ids {
-            if self.is_in(id, Phase::Handshake) {
-                self.remove(id, counters);
-            } else {
-                self.touch(id);
-            }
+            self.touch(id);
         }
     }
 
@@ -415,17 +816,41 @@ impl Tcp {
 
     /// Connections that a drain waits for: those that have something to send or to receive.
     pub(crate) fn unfinished(&self) -> usize {
-        self.flows.len() - self.time_wait.len() - self.finished
+        self.flows.len() - self.finished
     }
 
-    /// Connections, those in the handshake and in TIME-WAIT included.
+    /// Connections, those in TIME-WAIT included.
     pub(crate) fn flows(&self) -> usize {
-        self.flows.len()
+        self.flows.len() + self.time_wait.len()
+    }
+
+    /// Flows that have an engine.
+    pub(crate) fn engines(&self) -> usize {
+        self.engines
+    }
+
+    /// Frames that flows hold until their bytes are acknowledged.
+    pub(crate) fn held_frames(&self) -> u32 {
+        self.resources.held.total()
+    }
+
+    /// Connections in TIME-WAIT.
+    pub(crate) fn time_wait(&self) -> usize {
+        self.time_wait.len()
+    }
+
+    /// Publishes how many flows there are of each kind.
+    pub(crate) fn publish(&self, counters: &Counters) {
+        let direct = self.flows.len() - self.engines;
+        counters.flows_direct.set(direct as u64);
+        counters.flows_engine.set(self.engines as u64);
+        counters.flows_time_wait.set(self.time_wait.len() as u64);
     }
 
     /// A time before which no timer is due.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next_deadline()
+        let timers = self.timers.next_deadline().into_iter();
+        timers.chain(self.time_wait.next_deadline()).min()
     }
 
     /// The service whose handler ran since the last call, and how often: pipelined requests are handled
@@ -436,119 +861,204 @@ impl Tcp {
         Some((service, calls))
     }
 
-    /// A segment for no connection: begins one, or is answered with a reset, or is ignored.
-    fn accept(
+    /// A segment for no flow: it may begin one, or be a late one of one that is over.
+    fn receive_unknown(
         &mut self,
-        frame: &Frame,
-        packet: &Transport,
+        frame: Frame,
+        key: &FlowKey,
         segment: &Segment,
         turn: &mut Turn<'_>,
-    ) -> Option<FlowId> {
-        let service = self
-            .resources
-            .ports
-            .iter()
-            .position(|service| service.port == packet.key.local_port);
-        let (Some(service), SYN) = (service, segment.flags & (SYN | ACK | RST | FIN)) else {
-            self.refuse(frame, segment, turn);
-            return None;
+    ) {
+        if let Some((id, closed)) = self.time_wait.find(key) {
+            self.receive_in_time_wait(id, closed, frame, key, segment, turn);
+            return;
+        }
+        let Some(service) = self.service(key) else {
+            refuse(frame, key, segment, turn);
+            return;
         };
-        if self.resources.draining || !self.make_room(turn.counters) {
-            turn.counters.flows_refused.increment();
-            return None;
+        if segment.is_syn() {
+            self.answer_syn(frame, key, segment, turn);
+            return;
         }
-        let mut engine = self
-            .spare_engines
-            .pop()
-            .unwrap_or_else(|| Engine::new(ENGINE_RX_BYTES, ENGINE_TX_BYTES));
-        let local = packet.key.local_addr();
-        if !engine.listen(local) {
-            turn.counters.flows_refused.increment();
-            return None;
+        if segment.flags & (SYN | RST | ACK) != ACK {
+            refuse(frame, key, segment, turn);
+            return;
         }
-        let connection = Connection::new(
-            engine,
+        match self.completion(key, segment, turn.now) {
+            Completion::Complete(peer) => {
+                self.accept(service, peer, frame, key, segment, turn);
+            }
+            Completion::Early => {
+                turn.counters.cookies_early.increment();
+                turn.egress.arena.free(frame);
+            }
+            Completion::Refused => {
+                turn.counters.cookies_refused.increment();
+                refuse(frame, key, segment, turn);
+            }
+        }
+    }
+
+    /// The service of a port, by its place in the list.
+    fn service(&self, key: &FlowKey) -> Option<u16> {
+        let ports = &self.resources.ports;
+        let index = ports
+            .iter()
+            .position(|service| service.port == key.local_port)?;
+        // There are as many ports at most.
+        Some(index as u16)
+    }
+
+    /// Answers a SYN on its own frame, with a cookie and without remembering it.
+    fn answer_syn(&mut self, frame: Frame, key: &FlowKey, segment: &Segment, turn: &mut Turn<'_>) {
+        if self.resources.draining || !self.flows.has_room() {
+            turn.counters.flows_refused.increment();
+            turn.egress.arena.free(frame);
+            return;
+        }
+        let (peer, isn) = self.cookie(&frame, key, segment, turn);
+        let numbers = Numbers {
+            seq: isn,
+            ack: segment.seq.wrapping_add(1),
+            flags: SYN | ACK,
+            window: ENGINE_RX_BYTES as u16,
+        };
+        let options = SynOptions {
+            mss: segment::local_mss(self.resources.ip_mtu, key),
+            shift: peer.shift.map(|_| receive_shift(ENGINE_RX_BYTES)),
+            sack: peer.sack,
+        };
+        turn.counters.cookies_sent.increment();
+        segment::send_syn(frame, &segment.link, key, numbers, options, turn.egress);
+    }
+
+    /// The options of a SYN, and the initial sequence number that answers it.
+    fn cookie(
+        &mut self,
+        frame: &Frame,
+        key: &FlowKey,
+        segment: &Segment,
+        turn: &Turn<'_>,
+    ) -> (PeerOptions, u32) {
+        let options =
+            &turn.egress.arena.bytes(frame)[segment.transport + TCP_HEADER_BYTES..segment.payload];
+        let peer = PeerOptions::read(options, segment::default_mss(key));
+        let local_mss = segment::local_mss(self.resources.ip_mtu, key);
+        let isn = self
+            .handshake
+            .cookie(key, segment.seq, peer, local_mss, turn.now);
+        (peer, isn)
+    }
+
+    /// Whether a segment's acknowledgement completes a handshake.
+    fn completion(&mut self, key: &FlowKey, segment: &Segment, now: Instant) -> Completion {
+        self.handshake.complete(
+            key,
+            segment.seq.wrapping_sub(1),
+            segment.ack.wrapping_sub(1),
+            segment::local_mss(self.resources.ip_mtu, key),
+            now,
+        )
+    }
+
+    /// Begins the flow whose handshake `segment` completes, and hands the segment to it.
+    fn accept(
+        &mut self,
+        service: u16,
+        peer: PeerOptions,
+        frame: Frame,
+        key: &FlowKey,
+        segment: &Segment,
+        turn: &mut Turn<'_>,
+    ) {
+        let direct = Direct::accepted(
             service,
-            local,
-            packet.key.peer_addr(),
+            peer,
             segment.link,
             segment.seq,
+            segment.ack,
             turn.now,
         );
-        match self.flows.insert(packet.key, connection) {
-            Ok(id) => {
-                turn.counters.flows_opened.increment();
-                let flows = &self.flows;
-                self.backlog
-                    .enter(id, |id| is_in(flows, id, Phase::Handshake));
-                Some(id)
+        let inserted = if self.resources.draining {
+            None
+        } else {
+            self.flows.insert(*key, Flow::Direct(direct)).ok()
+        };
+        let Some(id) = inserted else {
+            // It will send again, and there may be room then.
+            turn.counters.flows_refused.increment();
+            turn.egress.arena.free(frame);
+            return;
+        };
+        turn.counters.cookies_accepted.increment();
+        turn.counters.flows_opened.increment();
+        turn.counters.flows_established.increment();
+        self.dispatch(id, frame, segment, turn);
+    }
+
+    /// A segment of a connection in TIME-WAIT (RFC 9293 section 3.10.7.4), or of a new one of the same ends.
+    fn receive_in_time_wait(
+        &mut self,
+        id: FlowId,
+        closed: Closed,
+        frame: Frame,
+        key: &FlowKey,
+        segment: &Segment,
+        turn: &mut Turn<'_>,
+    ) {
+        // RFC 1337: a reset does not end TIME-WAIT.
+        if segment.has(RST) {
+            turn.egress.arena.free(frame);
+            return;
+        }
+        let service = self.service(key);
+        if let Some(service) = service {
+            if segment.is_syn() && !is_before(segment.seq, closed.rcv_nxt) {
+                let (_, isn) = self.cookie(&frame, key, segment, turn);
+                if closed.snd_nxt.wrapping_sub(isn) > REUSE_DISTANCE {
+                    self.answer_syn(frame, key, segment, turn);
+                    return;
+                }
             }
-            Err(_) => {
-                turn.counters.flows_refused.increment();
-                None
+            // The peer began anew with a number behind the old ones.
+            let newer = is_before(closed.rcv_nxt, segment.seq);
+            if newer
+                && segment.flags & (SYN | ACK) == ACK
+                && let Completion::Complete(peer) = self.completion(key, segment, turn.now)
+            {
+                self.time_wait.remove(id);
+                self.accept(service, peer, frame, key, segment, turn);
+                return;
             }
         }
-    }
-
-    /// Answers a segment that belongs to no connection, as RFC 9293 section 3.10.7.1 says.
-    fn refuse(&mut self, frame: &Frame, segment: &Segment, turn: &mut Turn<'_>) {
-        let packet = &self.resources.memory.frame(frame)[segment.ip..segment.end];
-        let mut device = Device {
-            received: Some(packet),
-            egress: turn.egress,
-            link: &segment.link,
-            ip_mtu: self.resources.ip_mtu,
-            counters: turn.counters,
-            snd_max: None,
-            sent: 0,
-        };
-        self.resources
-            .interface
-            .poll_ingress_single(turn.now, &mut device, &mut self.nobody);
-        let resets = device.sent as u64;
-        turn.counters.tcp_resets.add(resets);
-    }
-
-    /// Makes sure that one more handshake fits the bounds; the oldest give way.
-    fn make_room(&mut self, counters: &Counters) -> bool {
-        if self.backlog.is_full() {
-            let flows = &self.flows;
-            let oldest = self
-                .backlog
-                .take_oldest(|id| is_in(flows, id, Phase::Handshake));
-            if let Some(oldest) = oldest {
-                counters.flows_refused.increment();
-                self.remove(oldest, counters);
-            }
+        let is_old_fin = segment.has(segment::FIN)
+            && segment.seq.wrapping_add(segment.seq_len()) == closed.rcv_nxt;
+        if is_old_fin {
+            self.time_wait.restart(id, turn.now);
+        } else if segment.seq == closed.rcv_nxt && segment.seq_len() == 0 {
+            // In order, and nothing in it.
+            turn.egress.arena.free(frame);
+            return;
         }
-        self.flows.has_room() || self.evict_time_wait(counters)
-    }
-
-    fn evict_time_wait(&mut self, counters: &Counters) -> bool {
-        let flows = &self.flows;
-        let oldest = self
-            .time_wait
-            .take_oldest(|id| is_in(flows, id, Phase::TimeWait));
-        let Some(oldest) = oldest else {
-            return false;
+        let numbers = Numbers {
+            seq: closed.snd_nxt,
+            ack: closed.rcv_nxt,
+            flags: ACK,
+            window: closed.window,
         };
-        counters.time_wait_evicted.increment();
-        self.remove(oldest, counters);
-        true
+        segment::send_bare(frame, &segment.link, key, numbers, turn.egress);
     }
 
-    fn is_in(&self, id: FlowId, phase: Phase) -> bool {
-        is_in(&self.flows, id, phase)
-    }
-
-    /// Runs `event` on a connection. Returns whether the connection was there.
+    /// Runs `event` on a connection with an engine. Returns whether the connection was there: what others than
+    /// the peer have to say is about something that only an engine does.
     fn with(
         &mut self,
         id: FlowId,
         turn: &mut Turn<'_>,
         event: impl FnOnce(&mut Connection, &mut Resources, &mut Turn<'_>),
     ) -> bool {
-        let Some((_, connection)) = self.flows.get_mut(id) else {
+        let Some((_, Flow::Engine(connection))) = self.flows.get_mut(id) else {
             return false;
         };
         event(connection, &mut self.resources, turn);
@@ -556,103 +1066,121 @@ impl Tcp {
         true
     }
 
-    /// Puts a connection on the list of those to flush, once.
+    /// Puts a flow on the list of those to look after at the end of the turn, once.
     fn touch(&mut self, id: FlowId) {
-        if let Some((_, connection)) = self.flows.get_mut(id)
-            && !std::mem::replace(&mut connection.touched, true)
-        {
-            self.touched.push(id);
-        }
-    }
-
-    /// Arms the timer of a connection, or removes it.
-    fn settle(&mut self, id: FlowId, status: Status, counters: &Counters) {
-        let deadline = match status {
-            Status::Gone => {
-                self.remove(id, counters);
-                return;
-            }
-            Status::Alive(deadline) => deadline,
-        };
-        let Some((_, connection)) = self.flows.get_mut(id) else {
-            return;
-        };
-        // A deadline that moved back is looked at again when the old one fires.
-        if let Some(deadline) = deadline
-            && connection.armed.is_none_or(|armed| deadline < armed)
-        {
-            connection.armed = Some(deadline);
-            self.timers.arm(id.index(), deadline);
-        }
-        let (before, now) = (connection.counted_as, connection.phase);
-        if before == now {
-            return;
-        }
-        connection.counted_as = now;
-        self.leave_phase(before);
-        match now {
-            Phase::Opening | Phase::Handshake | Phase::Open => {}
-            Phase::Finished => self.finished += 1,
-            Phase::TimeWait => {
-                if let Some(client) = self.resources.client.as_deref_mut()
-                    && let Some((_, connection)) = self.flows.get_mut(id)
-                {
-                    connection.tell_closed(client);
-                }
-                if self.time_wait.is_full() {
-                    self.evict_time_wait(counters);
-                }
-                let flows = &self.flows;
-                self.time_wait
-                    .enter(id, |id| is_in(flows, id, Phase::TimeWait));
+        if let Some((_, flow)) = self.flows.get_mut(id) {
+            let flags = flow.flags();
+            if !flags.has(Flags::TOUCHED) {
+                flags.set(Flags::TOUCHED);
+                self.touched.push(id);
             }
         }
     }
 
-    /// One connection less is counted in `phase`.
-    fn leave_phase(&mut self, phase: Phase) {
-        match phase {
-            Phase::Handshake => self.backlog.leave(),
-            Phase::Opening | Phase::Open => {}
-            Phase::Finished => self.finished -= 1,
-            Phase::TimeWait => self.time_wait.leave(),
+    /// Carries out what a flow with an engine has come to at the end of a turn.
+    fn settle(&mut self, id: FlowId, status: Status, turn: &mut Turn<'_>) {
+        match status {
+            Status::Alive(deadline) => {
+                let Some((_, Flow::Engine(connection))) = self.flows.get_mut(id) else {
+                    return;
+                };
+                let finished = connection.is_finished();
+                let direct = &mut connection.direct;
+                note_finished(&mut self.finished, &mut direct.flags, finished);
+                let Some(deadline) = deadline else {
+                    return;
+                };
+                let at = direct::millis_up(deadline);
+                if !direct.flags.has(Flags::ARMED) || is_before(at, direct.armed) {
+                    direct.flags.set(Flags::ARMED);
+                    direct.armed = at;
+                    self.timers.arm(id.index(), deadline);
+                }
+            }
+            Status::Quiet => self.dismiss(id, turn),
+            Status::TimeWait(closed) => self.enter_time_wait(id, closed, turn),
+            Status::Gone(end) => self.remove(id, end, turn),
         }
     }
 
-    fn remove(&mut self, id: FlowId, counters: &Counters) {
-        let Some(mut connection) = self.flows.remove(id) else {
+    /// A connection that we closed first is closed by its peer, too.
+    fn enter_time_wait(&mut self, id: FlowId, closed: Closed, turn: &mut Turn<'_>) {
+        let Some((key, _)) = self.flows.get_mut(id) else {
+            return;
+        };
+        let key = *key;
+        self.remove(id, End::Closed, turn);
+        if self.time_wait.enter(key, closed, turn.now) {
+            turn.counters.time_wait_evicted.increment();
+        }
+    }
+
+    /// Forgets a flow, and tells the client how it ended, if it is the client's.
+    fn remove(&mut self, id: FlowId, end: End, turn: &mut Turn<'_>) {
+        let Some(mut flow) = self.flows.remove(id) else {
             return;
         };
         self.timers.cancel(id.index());
-        self.leave_phase(connection.counted_as);
-        counters.flows_closed.increment();
-        if let Some(client) = self.resources.client.as_deref_mut() {
-            connection.tell_closed(client);
-        }
-        let spare = if connection.is_client() {
-            &mut self.spare_client_engines
-        } else {
-            &mut self.spare_engines
+        note_finished(&mut self.finished, flow.flags(), false);
+        turn.counters.flows_closed.increment();
+        let side = match flow {
+            Flow::Direct(mut direct) => {
+                self.resources
+                    .held
+                    .clear(&mut direct.held, &mut turn.egress.arena);
+                direct.side
+            }
+            Flow::Engine(connection) => {
+                let side = connection.direct.side;
+                self.engines -= 1;
+                self.keep(connection);
+                side
+            }
         };
-        let (engine, source) = connection.into_parts();
-        if spare.len() < SPARE_ENGINES_MAX {
-            spare.push(engine);
+        if let (Side::Client(token), Some(client)) = (side, self.resources.client.as_deref_mut()) {
+            client.closed(token, end);
         }
-        self.discard(source);
     }
+}
+
+impl Flow {
+    fn flags(&mut self) -> &mut Flags {
+        match self {
+            Self::Direct(direct) => &mut direct.flags,
+            Self::Engine(connection) => &mut connection.direct.flags,
+        }
+    }
+}
+
+/// Counts a flow among the finished ones, or no more.
+#[inline]
+fn note_finished(count: &mut usize, flags: &mut Flags, finished: bool) {
+    if flags.has(Flags::FINISHED) == finished {
+        return;
+    }
+    if finished {
+        flags.set(Flags::FINISHED);
+        *count += 1;
+    } else {
+        flags.clear(Flags::FINISHED);
+        *count -= 1;
+    }
+}
+
+/// Answers a segment that belongs to no connection, as RFC 9293 section 3.10.7.1 says.
+fn refuse(frame: Frame, key: &FlowKey, segment: &Segment, turn: &mut Turn<'_>) {
+    if segment.has(RST) {
+        turn.egress.arena.free(frame);
+        return;
+    }
+    turn.counters.tcp_resets.increment();
+    segment::send_reset(frame, segment, key, turn.egress);
 }
 
 /// A seed for one purpose. What is derived from one (smoltcp's initial sequence numbers, which it does not
 /// mean to be secrets) must not tell the others (the keys of the flow table).
 fn split_seed(seed: u64, purpose: u64) -> u64 {
     RandomState::with_seeds(seed, purpose, !seed, !purpose).hash_one(purpose)
-}
-
-/// Whether a connection lives and is in `phase`.
-fn is_in(flows: &FlowTable<Connection>, id: FlowId, phase: Phase) -> bool {
-    flows
-        .get(id)
-        .is_some_and(|connection| connection.phase == phase)
 }
 
 /// A smoltcp interface with our addresses, for all engines.
@@ -667,14 +1195,14 @@ fn new_interface(
     config.random_seed = seed;
     let counters = Counters::default();
     let link = LinkHeader::default();
+    let mut translation = Translation::default();
     let mut device = Device {
         received: None,
         egress,
         link: &link,
         ip_mtu,
         counters: &counters,
-        snd_max: None,
-        sent: 0,
+        translation: &mut translation,
     };
     let mut interface = Interface::new(config, &mut device, now);
     // `wire::parse` has checked that packets are for us; there may be more addresses than smoltcp's table

@@ -23,7 +23,7 @@ use crate::pool::{Command, Mailbox, Route, Submitter};
 use crate::port::idle::{Action, Idle};
 use crate::port::{self, Port};
 use crate::service::Charge;
-use crate::tcp::{StreamPort, Tcp, Turn};
+use crate::tcp::{Secret, StreamPort, Tcp, TcpParts, Turn};
 use crate::telemetry::{Counters, RateLimit};
 use crate::udp::{DatagramPort, Udp, Verdict};
 use crate::wire::{Local, Packet, Reject, Transport, TransportKind, UDP_HEADER_BYTES, parse};
@@ -70,6 +70,11 @@ pub(crate) struct WorkerParts {
     pub(crate) ip_mtu: usize,
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
+    /// For what must not be guessed.
+    pub(crate) secret: Secret,
+    /// Added to our initial sequence numbers: for tests.
+    pub(crate) isn_offset: u32,
+    pub(crate) engine_only: bool,
     pub(crate) streams: Vec<StreamPort>,
     pub(crate) datagrams: Vec<DatagramPort>,
     pub(crate) client: Option<Box<dyn Client>>,
@@ -116,6 +121,9 @@ impl<P: Port> Worker<P> {
             ip_mtu,
             limits,
             seed,
+            secret,
+            isn_offset,
+            engine_only,
             streams,
             datagrams,
             client,
@@ -130,26 +138,33 @@ impl<P: Port> Worker<P> {
         ours.extend(sources.iter().map(first_host));
         ours.truncate(ADDRESSES_MAX);
         let core = mailbox.sender().clone();
+        let has_services = !streams.is_empty() || !datagrams.is_empty();
+        let resolver = Resolver::new(link_address, &ours, &gateways);
         Self {
             port,
             local,
             answers_neighbours: !shared_address || !sources.is_empty(),
-            resolver: Resolver::new(link_address, &ours, &gateways),
+            resolver,
             client_due: None,
             client_stirred: true,
-            has_services: !streams.is_empty() || !datagrams.is_empty(),
+            has_services,
             ip_mtu,
             icmp: Icmp::new(ip_mtu, now),
             udp: Udp::new(datagrams, ip_mtu, pool.clone(), core.clone()),
             tcp: Tcp::new(
-                streams,
-                &ours,
-                ip_mtu,
-                &limits,
-                seed,
-                client,
-                pool,
-                core,
+                TcpParts {
+                    ports: streams,
+                    addresses: ours,
+                    ip_mtu,
+                    limits,
+                    seed,
+                    secret,
+                    isn_offset,
+                    engine_only,
+                    client,
+                    pool,
+                    core,
+                },
                 &mut egress,
                 now,
             ),
@@ -196,7 +211,7 @@ impl<P: Port> Worker<P> {
                 }
             }
             if turns.is_multiple_of(budget::HOUSEKEEPING_TURNS) {
-                self.counters.publish_frames(&self.egress.arena.count());
+                self.publish();
             }
             if worked {
                 continue;
@@ -278,14 +293,21 @@ impl<P: Port> Worker<P> {
         self.egress.arena.count()
     }
 
-    /// See [`Arena::is_at_rest`].
+    /// Whether every frame is at home, or held by a flow that knows of it. See [`Arena::is_at_rest`].
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.egress.arena.is_at_rest()
+        self.egress
+            .arena
+            .is_at_rest_but_for(0, self.tcp.held_frames())
     }
 
-    /// Connections, those in the handshake and in TIME-WAIT included.
-    pub(crate) fn flows(&self) -> usize {
-        self.tcp.flows()
+    /// The connections.
+    pub(crate) fn tcp(&self) -> &Tcp {
+        &self.tcp
+    }
+
+    /// The connections, to change how they are handled.
+    pub(crate) fn tcp_mut(&mut self) -> &mut Tcp {
+        &mut self.tcp
     }
 
     /// A time before which no timer is due.
@@ -491,13 +513,19 @@ impl<P: Port> Worker<P> {
         let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
         match state {
             RunState::Running => {}
-            RunState::Draining => self.tcp.drain(&self.counters),
+            RunState::Draining => self.tcp.drain(),
             RunState::Stopping => self.tcp.abort_all(&mut turn),
         }
     }
 
-    fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
+    /// Publishes what readers of the counters see of the present.
+    fn publish(&self) {
         self.counters.publish_frames(&self.egress.arena.count());
+        self.tcp.publish(&self.counters);
+    }
+
+    fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
+        self.publish();
         let waker = Arc::clone(self.mailbox.waker());
         waker.prepare_sleep();
         let result = if self.mailbox.is_empty() {
@@ -519,7 +547,7 @@ impl<P: Port> Worker<P> {
             clock,
             &self.counters,
         );
-        self.counters.publish_frames(&self.egress.arena.count());
+        self.publish();
         Ended {
             port: self.port,
             arena: self.egress.arena,

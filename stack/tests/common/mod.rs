@@ -81,6 +81,7 @@ pub fn stream(interruptlet: impl StreamInterruptlet + 'static) -> SimStream {
         slow: None,
         request_timeout: Duration::from_secs(10),
         idle_timeout: None,
+        keep_alive: None,
     }
 }
 

@@ -1,37 +1,39 @@
 //! The client's side of a connection: its engine and the core's [`Client`] in conversation.
 
-use super::{Connection, Phase, State};
+use super::{Connection, State};
 use crate::client::{Actions, Client, End, Stream, StreamId};
 use crate::flow::FlowId;
 use crate::tcp::{Resources, Turn};
 
 /// What a connection that we opened has besides what every connection has.
 #[derive(Debug)]
-pub(in crate::tcp) struct ClientSide {
+pub(super) struct ClientSide {
     /// What the client calls it.
     token: u64,
     /// When to show the client again what it left, in nanoseconds of the loop's clock.
     pub(super) read_at: Option<u64>,
     /// The client gave more than there was room for.
     wants_room: bool,
-    told_connected: bool,
     told_ended: bool,
-    told_closed: bool,
     /// How it ended, once that is known.
     end: Option<End>,
 }
 
 impl ClientSide {
-    pub(in crate::tcp) fn new(token: u64) -> Self {
+    /// Of a connection whose client knows that the handshake is complete.
+    pub(super) fn connected(token: u64, told_ended: bool) -> Self {
         Self {
             token,
             read_at: None,
             wants_room: false,
-            told_connected: false,
-            told_ended: false,
-            told_closed: false,
+            told_ended,
             end: None,
         }
+    }
+
+    /// Whether the client waits for something that only an engine can do.
+    pub(super) fn waits(&self) -> bool {
+        self.wants_room || self.read_at.is_some()
     }
 
     /// The first cause is the one that counts.
@@ -51,13 +53,7 @@ impl Connection {
         else {
             return;
         };
-        if self.phase == Phase::Opening {
-            return;
-        }
         let client = client.as_mut();
-        if !self.tell(|side| &mut side.told_connected) {
-            self.event(id, turn, actions, |stream| client.connected(stream));
-        }
         self.show(id, client, actions, turn);
         // A reset is no end of a stream.
         let ended = self.peer_has_closed()
@@ -86,24 +82,10 @@ impl Connection {
         self.event(id, turn, actions, act);
     }
 
-    /// The client's last event, if it has not had it: the connection is over.
-    pub(in crate::tcp) fn tell_closed(&mut self, client: &mut dyn Client) {
-        let in_order = self.phase == Phase::TimeWait;
-        let opening = self.phase == Phase::Opening;
-        let Some(side) = &mut self.client else {
-            return;
-        };
-        if std::mem::replace(&mut side.told_closed, true) {
-            return;
-        }
-        let end = side.end.unwrap_or(if in_order {
-            End::Closed
-        } else if opening {
-            End::ConnectTimeout
-        } else {
-            End::Unanswered
-        });
-        client.closed(side.token, end);
+    /// How the connection ended, now that it has.
+    pub(super) fn end(&self) -> End {
+        let end = self.client.as_ref().and_then(|side| side.end);
+        end.unwrap_or(End::Unanswered)
     }
 
     /// Shows the client what was received, for as long as it takes it.
@@ -121,10 +103,14 @@ impl Connection {
         // At most twice: the ring may wrap once.
         while self.engine.socket().recv_queue() > 0 {
             if self.closing {
-                let dropped = self.engine.socket().recv(|bytes| (bytes.len(), ()));
-                if dropped.is_err() {
+                let Ok(dropped) = self
+                    .engine
+                    .socket()
+                    .recv(|bytes| (bytes.len(), bytes.len()))
+                else {
                     return;
-                }
+                };
+                self.next_seq = self.next_seq.wrapping_add(dropped as u32);
                 continue;
             }
             let Some(mut stream) = self.stream(id, turn, actions) else {
@@ -139,6 +125,7 @@ impl Connection {
                 })
                 .unwrap_or((0, 0));
             if taken > 0 {
+                self.next_seq = self.next_seq.wrapping_add(taken as u32);
                 self.progress_at = turn.now;
             }
             self.carry_out_actions(actions);
@@ -181,7 +168,7 @@ impl Connection {
         })
     }
 
-    fn carry_out_actions(&mut self, actions: &Actions) {
+    pub(super) fn carry_out_actions(&mut self, actions: &Actions) {
         let Some(side) = &mut self.client else {
             return;
         };
@@ -219,15 +206,10 @@ impl Connection {
     /// Notes how the connection ended, if what was just taken in ended it.
     pub(super) fn note_client_end(&mut self, reset: bool) {
         let closed = self.engine.state() == State::Closed;
-        let opening = self.phase == Phase::Opening;
         if let Some(side) = &mut self.client
             && closed
         {
-            side.note_end(match (reset, opening) {
-                (true, true) => End::Refused,
-                (true, false) => End::Reset,
-                (false, _) => End::Closed,
-            });
+            side.note_end(if reset { End::Reset } else { End::Closed });
         }
     }
 }

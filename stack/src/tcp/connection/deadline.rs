@@ -1,24 +1,18 @@
 //! What a connection waits for, how long, and what happens then. (Retransmission and the like are the
 //! engine's own deadlines.)
 
-use super::{Connection, Phase, Window};
+use super::{Connection, Window};
 use crate::clock;
 use crate::flow::FlowId;
-use crate::tcp::{Resources, StreamPort, Turn};
+use crate::tcp::{LINGER_TIMEOUT, Resources, StreamPort, Turn};
 use crate::{Duration, Instant};
 
-/// How long a handshake may take. SYN-ACKs are repeated within it.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer may leave replies untaken, its window closed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a peer may keep its side open after we closed ours.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
-    /// The rest of the handshake.
-    Handshake,
     /// The rest of a request.
     Request,
     /// The peer, to take what was sent.
@@ -52,8 +46,6 @@ impl Connection {
             .is_some_and(|deadline| deadline <= turn.now);
         if due && self.retry_at.is_none() {
             match self.waiting_for(resources) {
-                // Nobody there, or a forged SYN: no reset.
-                Waiting::Handshake => self.gone = true,
                 Waiting::Request => {
                     turn.counters.request_timeouts.increment();
                     self.time_out_request(resources, turn);
@@ -75,9 +67,7 @@ impl Connection {
 
     /// What the connection's own deadline is about.
     fn waiting_for(&mut self, resources: &Resources) -> Waiting {
-        if matches!(self.phase, Phase::Opening | Phase::Handshake) {
-            Waiting::Handshake
-        } else if self.deferred {
+        if self.deferred {
             Waiting::Nothing
         } else if !self.out.is_empty() || self.engine.socket().send_queue() > 0 {
             Waiting::Taking
@@ -97,7 +87,6 @@ impl Connection {
     /// When the connection, not its engine, wants to be looked at again.
     pub(super) fn own_deadline(&mut self, resources: &Resources) -> Option<Instant> {
         let deadline = match self.waiting_for(resources) {
-            Waiting::Handshake => Some(self.progress_at + HANDSHAKE_TIMEOUT),
             Waiting::Taking => Some(self.progress_at + STALL_TIMEOUT),
             Waiting::Close => Some(self.progress_at + LINGER_TIMEOUT),
             Waiting::Request => self

@@ -1,10 +1,11 @@
-//! One connection: the conversation between its engine, its service's handler and the slow path.
+//! One connection with an engine: the conversation between it, its service's handler and the slow path.
 //!
 //! An event (a segment, a deadline, an answer of the slow path) changes the state and then has the
 //! connection [`converse`](Connection::converse): requests are handled, replies go to the engine's send
 //! buffer. At the end of the turn [`flush`](Connection::flush) sends. So the time between two readings of
 //! the clock is a handler's, not that of the segments that its reply takes, and all segments of a batch
-//! are acknowledged together.
+//! are acknowledged together. When the engine has nothing more to do that a direct flow could not, `flush`
+//! says so, and it is dismissed.
 //!
 //! * [`client`]: the other side, for connections that we opened.
 //! * [`window`]: where the unconsumed bytes can be seen as one slice.
@@ -21,48 +22,54 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use smoltcp::socket::tcp::State;
 
-pub(super) use self::client::ClientSide;
+use self::client::ClientSide;
 use self::deadline::earliest;
 pub(super) use self::window::Window;
+use super::direct::{self, Call, Direct, Done, Flags, Side};
 use super::engine::Engine;
 use super::outgoing::Outgoing;
-use super::{ACK, RST, Resources, SYN, Segment, Turn};
+use super::segment::{self, ACK, Numbers, RST, Segment, is_before};
+use super::time_wait::Closed;
+use super::{Resources, Turn};
 use crate::arena::Frame;
 use crate::client::End;
 use crate::config::ENGINE_RX_BYTES;
-use crate::device::{Device, SndMax};
+use crate::device::{Device, Translation};
 use crate::flow::FlowId;
 use crate::interruptlet::{RequestInfo, StreamOutcome, StreamRequest};
 use crate::pool::{Body, Job, Response, Source};
-use crate::wire::LinkHeader;
+use crate::wire::FlowKey;
 use crate::{Duration, Instant};
 
 /// When to offer a body source to a full slow path again.
 const RETRY_DELAY: Duration = Duration::from_millis(2);
+/// More than this in a send buffer is a large reply (RFC 6928 section 2: an initial window).
+const LARGE_BYTES: usize = 14_600;
+/// How long an engine that sent a large reply stays after it is quiet: its congestion window is worth a
+/// round trip or two, and no more (RFC 5681 section 4.1: after a retransmission timeout it begins anew).
+const LARGE_REPLY_LINGER: Duration = Duration::from_millis(200);
 
-/// The state of one connection.
+/// The state of one connection with an engine.
 #[derive(Debug)]
 pub(super) struct Connection {
-    link: LinkHeader,
     engine: Engine,
+    /// What it was when the engine was summoned: what both kinds of flow have (whose it is, the way to the peer,
+    /// the peer's options) is kept here, the rest is put right when the engine is dismissed.
+    pub(super) direct: Direct,
     /// Which of the core's services this is a connection of; of no meaning for one that we opened.
     service: usize,
     /// For a connection that we opened.
     client: Option<ClientSide>,
     local: SocketAddr,
     peer: SocketAddr,
-    pub(super) phase: Phase,
-    /// The phase that the core has counted this connection in.
-    pub(super) counted_as: Phase,
-    /// It is to be forgotten without a word.
-    gone: bool,
-    /// It is on the core's list of connections to flush at the end of the turn.
-    pub(super) touched: bool,
-    snd_max: SndMax,
+    translation: Translation,
     /// Sequence number of the first byte that no handler has consumed.
     next_seq: u32,
-    /// The last acknowledgement number that got something done.
-    last_ack: u32,
+    /// The number behind everything that the peer is known to have sent.
+    peer_max: u32,
+    /// Where the last window came from (RFC 9293 section 3.3.1: SND.WL1 and SND.WL2).
+    window_seq: u32,
+    window_ack: u32,
     /// The slow path has a request of this connection.
     deferred: bool,
     /// How many bytes the handler was shown since it last consumed some, and whether with the end of the
@@ -71,100 +78,106 @@ pub(super) struct Connection {
     /// When the first byte of an incomplete request was seen.
     request_since: Option<Instant>,
     out: Outgoing,
+    /// A reply was larger than a direct flow sends.
+    sends_large: bool,
     /// Close when everything is sent; what still arrives is dropped.
     closing: bool,
     /// The last time that either side got something done.
     progress_at: Instant,
     /// When to offer a body source to the pool again.
     retry_at: Option<Instant>,
-    /// The deadline that the timing wheel has.
-    pub(super) armed: Option<Instant>,
 }
 
-/// How far a connection has come, as far as the core's bounds and its drain care.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// We opened it, and the handshake is not complete.
-    Opening,
-    /// The peer opened it, and the handshake is not complete.
-    Handshake,
-    /// Data may flow, or our side is being closed.
-    Open,
-    /// Everything of ours was received, our FIN included: only the peer's FIN is missing.
-    Finished,
-    TimeWait,
-}
-
-/// Whether a connection lives on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a connection has come to.
+#[derive(Debug)]
 pub(super) enum Status {
-    /// It does, and wants to be looked at again by then.
+    /// It wants to be looked at again by then.
     Alive(Option<Instant>),
-    Gone,
+    /// It can do without an engine.
+    Quiet,
+    TimeWait(Closed),
+    Gone(End),
 }
 
 impl Connection {
-    /// One that a peer opens, with a SYN of this sequence number.
-    pub(super) fn new(
-        engine: Engine,
-        service: usize,
-        local: SocketAddr,
-        peer: SocketAddr,
-        link: LinkHeader,
-        syn_seq: u32,
-        now: Instant,
-    ) -> Self {
-        let mut connection = Self::begin(engine, Phase::Handshake, local, peer, link, now);
-        connection.service = service;
-        connection.next_seq = syn_seq.wrapping_add(1);
-        connection
-    }
-
-    /// One that we open.
-    pub(super) fn open(
-        engine: Engine,
-        client: ClientSide,
-        local: SocketAddr,
-        peer: SocketAddr,
-        link: LinkHeader,
-        now: Instant,
-    ) -> Self {
-        let mut connection = Self::begin(engine, Phase::Opening, local, peer, link, now);
-        connection.client = Some(client);
-        connection
-    }
-
-    fn begin(
-        engine: Engine,
-        phase: Phase,
-        local: SocketAddr,
-        peer: SocketAddr,
-        link: LinkHeader,
-        now: Instant,
-    ) -> Self {
+    /// Of no flow yet: room for one.
+    pub(super) fn spare(engine: Engine, direct: Direct, key: &FlowKey, now: Instant) -> Self {
         Self {
-            link,
             engine,
+            direct,
             service: 0,
             client: None,
-            local,
-            peer,
-            phase,
-            counted_as: phase,
-            gone: false,
-            touched: false,
-            snd_max: SndMax::default(),
+            local: key.local_addr(),
+            peer: key.peer_addr(),
+            translation: Translation::default(),
             next_seq: 0,
-            last_ack: 0,
+            peer_max: 0,
+            window_seq: 0,
+            window_ack: 0,
             deferred: false,
             shown: None,
             request_since: None,
             out: Outgoing::default(),
+            sends_large: false,
             closing: false,
             progress_at: now,
             retry_at: None,
-            armed: None,
         }
+    }
+
+    /// The engine, to be led to where a flow is.
+    pub(super) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Becomes the connection of the flow that `direct` was, now that the engine is where that was; `shift` is
+    /// between their sequence numbers.
+    pub(super) fn begin(&mut self, direct: Direct, key: &FlowKey, shift: u32, now: Instant) {
+        let ended = direct.state.has_ended();
+        self.direct = direct;
+        (self.service, self.client) = match direct.side {
+            Side::Service(service) => (usize::from(service), None),
+            Side::Client(token) => (0, Some(ClientSide::connected(token, ended))),
+        };
+        self.local = key.local_addr();
+        self.peer = key.peer_addr();
+        self.translation = Translation {
+            shift,
+            snd_max: direct.snd_nxt,
+            acknowledged: direct.rcv_nxt,
+        };
+        // A FIN is no byte that anybody consumes.
+        self.next_seq = direct.rcv_nxt.wrapping_sub(u32::from(ended));
+        self.peer_max = direct.rcv_nxt;
+        self.window_seq = direct.rcv_nxt;
+        self.window_ack = direct.snd_una;
+        self.deferred = false;
+        self.shown = None;
+        self.request_since = None;
+        debug_assert!(self.out.is_empty());
+        self.sends_large = false;
+        self.closing = direct.state.is_closing();
+        let idle = direct::millis(now).wrapping_sub(direct.progress_at);
+        self.progress_at = now - Duration::from_millis(idle.into());
+        self.retry_at = None;
+    }
+
+    /// What the connection is without its engine.
+    pub(super) fn to_direct(&mut self) -> Direct {
+        let mut direct = self.direct;
+        direct.state = match self.engine.state() {
+            State::FinWait2 => direct::State::FinWait2,
+            State::CloseWait => direct::State::CloseWait,
+            _ => direct::State::Established,
+        };
+        direct.rcv_nxt = self.rcv_nxt();
+        direct.snd_una = self.translation.snd_max;
+        direct.snd_nxt = self.translation.snd_max;
+        direct.progress_at = direct::millis(self.progress_at);
+        if self.translation.acknowledged != direct.rcv_nxt {
+            direct.flags.set(Flags::ACK_DUE);
+        }
+        direct
     }
 
     /// Whether we opened it.
@@ -172,16 +185,49 @@ impl Connection {
         self.client.is_some()
     }
 
-    /// What can be used again, and the body source that nobody needs any more.
-    pub(super) fn into_parts(mut self) -> (Engine, Option<Source>) {
-        let source = self.out.abandon();
-        (self.engine, source)
+    /// Drops what is left to send; returns the body source that nobody needs any more.
+    pub(super) fn abandon_body(&mut self) -> Option<Source> {
+        self.out.abandon()
     }
 
-    /// Whether a SYN with this sequence number may begin a new connection in place of this one
-    /// (RFC 9293 section 3.10.7.4: beyond everything that this one received).
-    pub(super) fn gives_way_to(&self, syn_seq: u32) -> bool {
-        self.phase == Phase::TimeWait && (syn_seq.wrapping_sub(self.next_seq) as i32) > 0
+    /// The sequence number that is expected next.
+    pub(super) fn rcv_nxt(&mut self) -> u32 {
+        let ended = self.peer_has_closed() && self.engine.state() != State::Closed;
+        let waiting = self.engine.socket().recv_queue() as u32;
+        self.next_seq
+            .wrapping_add(waiting)
+            .wrapping_add(u32::from(ended))
+    }
+
+    /// Bytes of the window that the peer sees.
+    pub(super) fn window_bytes(&mut self) -> u32 {
+        let socket = self.engine.socket();
+        (socket.recv_capacity() - socket.recv_queue()) as u32
+    }
+
+    /// Says what is expected, in the segment's own frame, if that was not said a moment ago.
+    pub(super) fn challenge(&mut self, frame: Frame, key: &FlowKey, turn: &mut Turn<'_>) {
+        if !self.direct.may_challenge(turn.now) {
+            turn.egress.arena.free(frame);
+            return;
+        }
+        turn.counters.challenges.increment();
+        let shift = self.shift();
+        let numbers = Numbers {
+            seq: self.translation.snd_max,
+            ack: self.rcv_nxt(),
+            flags: ACK,
+            window: (self.window_bytes() >> shift).min(u32::from(u16::MAX)) as u16,
+        };
+        segment::send_bare(frame, &self.direct.link, key, numbers, turn.egress);
+    }
+
+    /// How far our windows are shifted.
+    fn shift(&mut self) -> u8 {
+        if self.direct.peer.shift.is_none() {
+            return 0;
+        }
+        super::receive_shift(self.engine.socket().recv_capacity())
     }
 
     /// Lets the engine take in the segment whose IP packet is `frame[ip..end]` and whose payload begins
@@ -193,11 +239,9 @@ impl Connection {
         resources: &mut Resources,
         turn: &mut Turn<'_>,
     ) -> Window {
-        let opening = matches!(self.phase, Phase::Opening | Phase::Handshake);
-        if segment.flags & (SYN | ACK | RST) == SYN && !opening {
-            let packet = &mut resources.memory.frame_mut(&mut frame)[..segment.end];
-            self.make_challenged(packet, segment);
-        }
+        self.note_numbers(segment);
+        self.translation
+            .ingress(&mut resources.memory.frame_mut(&mut frame)[segment.transport..segment.end]);
         let socket = self.engine.socket();
         let (received_before, unsent_before) = (socket.recv_queue(), socket.send_queue());
         let packet = &resources.memory.frame(&frame)[segment.ip..segment.end];
@@ -207,8 +251,7 @@ impl Connection {
             link: &segment.link,
             ip_mtu: resources.ip_mtu,
             counters: turn.counters,
-            snd_max: Some(&mut self.snd_max),
-            sent: 0,
+            translation: &mut self.translation,
         };
         self.engine
             .ingress(&mut resources.interface, &mut device, turn.now);
@@ -216,24 +259,17 @@ impl Connection {
         let socket = self.engine.socket();
         let received = socket.recv_queue();
         let taken = socket.send_queue() < unsent_before;
-        self.note_client_end(segment.flags & RST != 0);
-        let opening = self.phase == Phase::Opening;
-        let established = self.note_established(turn);
-        if established && opening {
-            self.next_seq = segment.seq.wrapping_add(1);
-        }
+        self.note_client_end(segment.has(RST));
         // Who keeps sending after we closed is not getting anything done.
         if taken || (received > received_before && !self.closing) {
             self.progress_at = turn.now;
         }
-        if taken || established || received > received_before {
-            // Only a segment that fits the connection may say where its peer is and what it has.
-            self.link = segment.link;
-            self.last_ack = segment.ack;
+        if taken || received > received_before {
+            // Only a segment that fits the connection may say where its peer is.
+            self.direct.link = segment.link;
         }
-        let whole = segment.end - segment.payload == received
-            && received_before == 0
-            && segment.seq == self.next_seq;
+        let whole =
+            segment.len() == received && received_before == 0 && segment.seq == self.next_seq;
         if whole {
             Window::in_frame(frame, segment.payload, segment.end)
         } else {
@@ -241,16 +277,64 @@ impl Connection {
         }
     }
 
-    /// A SYN on a connection is to be answered with a challenge ACK (RFC 9293 section 3.10.7.4), so that a
-    /// peer that lost its state can reset ours. smoltcp ignores such a SYN, but it does challenge, at most
-    /// once a second, a segment from before the window: this makes the SYN one.
-    fn make_challenged(&self, packet: &mut [u8], segment: &Segment) {
-        let header = &mut packet[segment.transport..];
-        let payload_len = (segment.end - segment.payload) as u32;
-        let seq = self.next_seq.wrapping_sub(1).wrapping_sub(payload_len);
-        header[4..8].copy_from_slice(&seq.to_be_bytes());
-        header[8..12].copy_from_slice(&self.last_ack.to_be_bytes());
-        header[13] = ACK;
+    /// Notes how far the peer has come, and its window, as far as the segment is one to believe.
+    fn note_numbers(&mut self, segment: &Segment) {
+        let rcv_nxt = self.rcv_nxt();
+        let offset = segment.seq.wrapping_sub(rcv_nxt);
+        let end = segment.seq.wrapping_add(segment.seq_len());
+        let expected = offset < self.window_bytes().max(1);
+        if (expected || is_before(segment.seq, rcv_nxt)) && is_before(self.peer_max, end) {
+            self.peer_max = end;
+        }
+        let possible = !is_before(self.translation.snd_max, segment.ack);
+        let newer = is_before(self.window_seq, segment.seq)
+            || (self.window_seq == segment.seq && !is_before(segment.ack, self.window_ack));
+        if expected && possible && newer {
+            self.window_seq = segment.seq;
+            self.window_ack = segment.ack;
+            self.direct.snd_wnd = self.direct.peer.scale(segment.window);
+        }
+    }
+
+    /// Goes on where a direct flow could not, with the segment that caused the call, if one did.
+    pub(super) fn take_over(
+        &mut self,
+        id: FlowId,
+        call: Call,
+        segment: Option<&Segment>,
+        resources: &mut Resources,
+        turn: &mut Turn<'_>,
+    ) {
+        let mut window = match (call.frame, segment) {
+            (Some(frame), Some(segment)) => self.take_in(frame, segment, resources, turn),
+            (Some(frame), None) => {
+                turn.egress.arena.free(frame);
+                Window::default()
+            }
+            (None, _) => Window::default(),
+        };
+        match call.done {
+            Done::Nothing => {}
+            Done::Handled { consumed, outcome } => {
+                self.consume(consumed, &mut window, turn.now);
+                self.send(&resources.replies);
+                if let Some(outcome) = outcome {
+                    self.settle(id, outcome, &mut window, resources, turn);
+                }
+            }
+            Done::Acted { taken } => {
+                self.consume(taken, &mut window, turn.now);
+                self.carry_out_actions(&resources.actions);
+                // It is shown the rest with what comes next, or when it said.
+                if self.engine.socket().recv_queue() > 0 {
+                    if let Some(frame) = window.take_frame() {
+                        turn.egress.arena.free(frame);
+                    }
+                    return;
+                }
+            }
+        }
+        self.converse(id, window, resources, turn);
     }
 
     /// Has requests handled and replies sent as far as both can go now. What is to be sent leaves with
@@ -279,12 +363,8 @@ impl Connection {
 
     /// Closes if it is time, sends everything that may be sent, and tells what the connection has come to.
     pub(super) fn flush(&mut self, resources: &mut Resources, turn: &mut Turn<'_>) -> Status {
-        if self.gone {
-            return Status::Gone;
-        }
         let idle = self.engine.socket().recv_queue() == 0 && !self.is_busy();
-        let opening = matches!(self.phase, Phase::Opening | Phase::Handshake);
-        if resources.draining && idle && !opening {
+        if resources.draining && idle && self.client.is_none() {
             self.closing = true;
         }
         if self.closing && self.out.is_empty() && !self.deferred {
@@ -295,29 +375,67 @@ impl Connection {
                 self.progress_at = turn.now;
             }
         }
+        self.sends_large |= self.engine.socket().send_queue() > LARGE_BYTES;
         let mut device = Device {
             received: None,
             egress: turn.egress,
-            link: &self.link,
+            link: &self.direct.link,
             ip_mtu: resources.ip_mtu,
             counters: turn.counters,
-            snd_max: Some(&mut self.snd_max),
-            sent: 0,
+            translation: &mut self.translation,
         };
         let wanted = self
             .engine
             .egress(&mut resources.interface, &mut device, turn.now);
         match self.engine.state() {
-            // Reset in the handshake: smoltcp listens again.
-            State::Closed | State::Listen => return Status::Gone,
+            State::Closed | State::Listen => return Status::Gone(self.end()),
             State::TimeWait => {
-                self.phase = Phase::TimeWait;
-                return Status::Alive(wanted);
+                let closed = Closed {
+                    snd_nxt: self.translation.snd_max,
+                    rcv_nxt: self.rcv_nxt(),
+                    window: resources.window(&self.direct),
+                };
+                return Status::TimeWait(closed);
             }
-            State::FinWait2 => self.phase = Phase::Finished,
             _ => {}
         }
-        Status::Alive(earliest(wanted, self.own_deadline(resources)))
+        let quiet = self.is_quiet(resources);
+        let linger = (self.progress_at + LARGE_REPLY_LINGER).max(turn.now);
+        if quiet && (!self.sends_large || linger <= turn.now) {
+            return Status::Quiet;
+        }
+        let looks = (quiet && self.sends_large).then_some(linger);
+        Status::Alive(earliest(
+            earliest(wanted, looks),
+            self.own_deadline(resources),
+        ))
+    }
+
+    /// Whether there is nothing left that takes an engine: all bytes of either side were taken, and nothing of
+    /// the peer's is missing before something that came.
+    fn is_quiet(&mut self, resources: &Resources) -> bool {
+        let state = self.engine.state();
+        let closing = self.closing && state != State::FinWait2;
+        let waits = self.client.as_ref().is_some_and(ClientSide::waits);
+        // A service answers a FIN with its own, and has not done so yet.
+        let half_closed = state == State::CloseWait && self.client.is_none();
+        let socket = self.engine.socket();
+        let empty = socket.recv_queue() == 0 && socket.send_queue() == 0;
+        matches!(
+            state,
+            State::Established | State::CloseWait | State::FinWait2
+        ) && empty
+            && !closing
+            && !half_closed
+            && !waits
+            && !self.is_busy()
+            && !resources.engine_only
+            && self.peer_max == self.rcv_nxt()
+    }
+
+    /// Whether only the peer's FIN is missing.
+    pub(super) fn is_finished(&mut self) -> bool {
+        self.engine.state() == State::FinWait2
     }
 
     /// The answer to the deferred request.
@@ -363,21 +481,6 @@ impl Connection {
     /// Whether a reply is outstanding.
     fn is_busy(&self) -> bool {
         self.deferred || !self.out.is_empty()
-    }
-
-    /// Notices the end of the handshake; returns whether it was now.
-    fn note_established(&mut self, turn: &Turn<'_>) -> bool {
-        let established = matches!(self.phase, Phase::Opening | Phase::Handshake)
-            && !matches!(
-                self.engine.state(),
-                State::Listen | State::SynSent | State::SynReceived | State::Closed
-            );
-        if established {
-            self.phase = Phase::Open;
-            self.progress_at = turn.now;
-            turn.counters.flows_established.increment();
-        }
-        established
     }
 
     /// Fills the engine's send buffer from what is outgoing, and has more produced.
@@ -436,13 +539,7 @@ impl Connection {
             return self.closing;
         }
         self.shown = Some((available, ended));
-        let info = RequestInfo {
-            local: self.local,
-            peer: self.peer,
-            now: turn.now,
-            end_of_stream: ended,
-            full,
-        };
+        let info = self.info(available, ended, turn.now);
         let service = &mut resources.ports[self.service];
         let Some(handler) = service.handler.fast() else {
             self.submit_to_demoted(id, available, info, resources, turn);
@@ -462,20 +559,45 @@ impl Connection {
         let request = StreamRequest::new(buffer, available, &info, &mut resources.outbox);
         let outcome = handler.handle(request).into_outcome();
         resources.note_call(self.service);
+        self.settle(id, outcome, window, resources, turn);
+        true
+    }
+
+    /// Does what follows from the outcome of a handler's call for all unconsumed bytes.
+    fn settle(
+        &mut self,
+        id: FlowId,
+        outcome: StreamOutcome,
+        window: &mut Window,
+        resources: &mut Resources,
+        turn: &mut Turn<'_>,
+    ) {
+        let available = self.engine.socket().recv_queue();
+        let ended = self.peer_has_closed();
+        self.shown = Some((available, ended));
         match outcome {
             StreamOutcome::NeedMore => {
                 self.request_since.get_or_insert(turn.now);
-                true
             }
             StreamOutcome::Defer { consumed } => {
+                let info = self.info(available, ended, turn.now);
                 self.defer(id, consumed, window, info, resources, turn);
-                true
             }
             outcome => {
                 turn.counters.tcp_requests.increment();
                 self.carry_out(outcome, window, resources, turn);
-                true
             }
+        }
+    }
+
+    /// What a handler is told of a request.
+    fn info(&self, available: usize, ended: bool, now: Instant) -> RequestInfo {
+        RequestInfo {
+            local: self.local,
+            peer: self.peer,
+            now,
+            end_of_stream: ended,
+            full: available == ENGINE_RX_BYTES,
         }
     }
 
