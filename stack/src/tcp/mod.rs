@@ -200,7 +200,9 @@ pub(crate) struct Tcp {
     resources: Resources,
     /// Engines that were dismissed, for services, and for connections that we opened, whose buffers are of
     /// another size.
+    #[allow(clippy::vec_box)] // they go into flows and come back as they are
     spare: Vec<Box<Connection>>,
+    #[allow(clippy::vec_box)]
     spare_client: Vec<Box<Connection>>,
     /// Flows that have an engine now, and how many may.
     engines: usize,
@@ -445,19 +447,11 @@ impl Tcp {
             let engine = Engine::new(rx_bytes, tx_bytes);
             Box::new(Connection::spare(engine, *direct, key, turn.now))
         });
-        let Resources {
-            interface,
-            ip_mtu,
-            held,
-            ..
-        } = &mut self.resources;
         let shift = summon::lead(
             connection.engine(),
-            interface,
-            *ip_mtu,
+            &mut self.resources,
             direct,
             key,
-            held,
             turn.egress,
             turn.now,
         );
@@ -465,7 +459,9 @@ impl Tcp {
             turn.counters.engines_refused.increment();
             return false;
         };
-        held.clear(&mut direct.held, &mut turn.egress.arena);
+        self.resources
+            .held
+            .clear(&mut direct.held, &mut turn.egress.arena);
         direct.leave();
         connection.begin(*direct, key, shift, turn.now);
         *flow = Flow::Engine(connection);
@@ -524,7 +520,7 @@ impl Tcp {
         let Flow::Engine(connection) = flow else {
             return;
         };
-        let mut direct = connection.to_direct();
+        let mut direct = connection.direct_again();
         let mut context = Context {
             id,
             key,

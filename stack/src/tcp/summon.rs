@@ -9,9 +9,9 @@
 use smoltcp::iface::Interface;
 use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
 
+use super::Resources;
 use super::direct::{Direct, State};
 use super::engine::Engine;
-use super::held::Held;
 use super::segment::{self, ACK, FIN, Numbers, SYN, SynOptions};
 use crate::Instant;
 use crate::egress::Egress;
@@ -24,14 +24,18 @@ const SEGMENT_BYTES_MAX: usize = 128;
 /// to the engine's own sequence numbers.
 pub(super) fn lead(
     engine: &mut Engine,
-    interface: &mut Interface,
-    ip_mtu: usize,
+    resources: &mut Resources,
     direct: &Direct,
     key: &FlowKey,
-    held: &Held,
     egress: &Egress,
     now: Instant,
 ) -> Option<u32> {
+    let Resources {
+        interface,
+        ip_mtu,
+        held,
+        ..
+    } = resources;
     if !engine.listen(key.local_addr()) {
         return None;
     }
@@ -40,7 +44,7 @@ pub(super) fn lead(
         interface,
         device: Nowhere {
             received: None,
-            ip_mtu,
+            ip_mtu: *ip_mtu,
             seq: None,
         },
         key: FlowKey {

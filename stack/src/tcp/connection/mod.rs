@@ -163,7 +163,7 @@ impl Connection {
     }
 
     /// What the connection is without its engine.
-    pub(super) fn to_direct(&mut self) -> Direct {
+    pub(super) fn direct_again(&mut self) -> Direct {
         let mut direct = self.direct;
         direct.state = match self.engine.state() {
             State::FinWait2 => direct::State::FinWait2,
