@@ -1,6 +1,6 @@
 //! What the simulation tests share: addresses, packets made by hand ([`packets`]), a peer that speaks TCP
-//! by hand ([`raw`]), a real TCP client on the same virtual time ([`world`]), another worker with a client side
-//! ([`pair`]), and handlers ([`handlers`]).
+//! by hand ([`raw`]), scripts of such a peer ([`script`]), a real TCP client on the same virtual time ([`world`]),
+//! another worker with a client side ([`pair`]), and handlers ([`handlers`]).
 // Every test binary compiles this module for itself and uses its own part of it; helpers fail by panicking.
 #![allow(
     dead_code,
@@ -14,6 +14,7 @@ pub mod handlers;
 pub mod packets;
 pub mod pair;
 pub mod raw;
+pub mod script;
 pub mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -172,7 +172,7 @@ pub fn fix_ipv4_checksum(frame: &mut [u8]) {
 }
 
 /// Sets the checksum at `at` of a transport message.
-fn fix_transport(ends: Ends, protocol: u8, message: &mut [u8], at: usize) {
+pub fn fix_transport(ends: Ends, protocol: u8, message: &mut [u8], at: usize) {
     message[at..at + 2].fill(0);
     let pseudo = pseudo_header(ends.0, ends.1, protocol, message.len());
     let sum = match protocol {

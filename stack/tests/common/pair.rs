@@ -55,6 +55,11 @@ pub struct Shared {
 
 struct Told(Arc<Mutex<Shared>>);
 
+/// A client side that does what it is told.
+pub fn told(shared: &Arc<Mutex<Shared>>) -> Box<dyn Client> {
+    Box::new(Told(Arc::clone(shared)))
+}
+
 impl Client for Told {
     fn turn(&mut self, core: &mut Core<'_>) -> Option<u64> {
         let mut shared = self.0.lock().unwrap();
@@ -191,7 +196,7 @@ impl Pair {
             sources: sources(),
             link: CLIENT_LINK,
             seed: !server.seed,
-            client: Some(Box::new(Told(Arc::clone(&shared)))),
+            client: Some(told(&shared)),
             ..SimConfig::default()
         };
         change(&mut client);
