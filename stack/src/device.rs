@@ -54,9 +54,11 @@ impl Translation {
         let len = payload as u32 + u32::from(flags & FIN != 0);
         let mut seq = engines.wrapping_add(self.shift);
         let behind = self.snd_max.wrapping_sub(seq.wrapping_add(len)) as i32;
-        if behind < 0 {
+        if flags & RST != 0 {
+            // Its number is what makes it valid, wherever that is.
+        } else if behind < 0 {
             self.snd_max = seq.wrapping_add(len);
-        } else if behind > 0 && len == 0 && flags & RST == 0 {
+        } else if behind > 0 && len == 0 {
             seq = self.snd_max;
         }
         if flags & ACK != 0 {

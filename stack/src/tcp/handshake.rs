@@ -8,8 +8,9 @@
 //! * `F` is a keyed hash of both ends, with a key that does not change;
 //! * `M` is the number of the period, of 2^26 µs (67 s), times 2^24: the four-microsecond clock of
 //!   RFC 9293 section 3.4.1 in steps of a period;
-//! * the cookie, below 2^24, is what makes it unforgeable: a keyed hash of both ends, the period and the
-//!   peer's own sequence number, plus one byte of options. Its key changes every [`PERIODS_PER_KEY`] periods.
+//! * the cookie, below 2^24, is what makes it unforgeable: one byte of options, and 16 bits of a keyed hash of
+//!   both ends, the period, the peer's own sequence number, and that byte. Its key changes every
+//!   [`PERIODS_PER_KEY`] periods.
 //!
 //! A cookie is accepted in its own period and the next. Who guesses blindly has one chance in 2^23.
 
@@ -95,10 +96,10 @@ impl Handshake {
         let period = period(now);
         self.turn_key(period);
         let ends = self.hash_ends(key);
-        let (place, mark) = place(ends);
+        let (place, mark) = place(ends, period);
         self.answered[place] = mark;
-        let cookie = self.hash_cookie(key, peer_isn, period) + u32::from(pack(options, local_mss));
-        self.base(ends, period).wrapping_add(cookie & COOKIE_MASK)
+        let cookie = self.seal(key, peer_isn, period, pack(options, local_mss));
+        self.base(ends, period).wrapping_add(cookie)
     }
 
     /// Whether the acknowledgement of `isn` by a peer whose SYN was numbered `peer_isn` completes a handshake.
@@ -113,25 +114,24 @@ impl Handshake {
         let now = period(now);
         self.turn_key(now);
         let ends = self.hash_ends(key);
-        let (place, mark) = place(ends);
         let rest = isn.wrapping_sub(self.base(ends, now));
         // How many periods ago it was made, in the sequence number's arithmetic.
         let age = 0u32.wrapping_sub(rest >> COOKIE_BITS) & 0xff;
+        let is_answered = |answered: &[u32], age| {
+            let (place, mark) = place(ends, now.wrapping_sub(age));
+            (answered[place] == mark).then_some(place)
+        };
         if age <= AGE_MAX && age <= now {
             let cookie = rest & COOKIE_MASK;
-            let hash = self.hash_cookie(key, peer_isn, now - age);
-            let packed = cookie.wrapping_sub(hash) & COOKIE_MASK;
-            if let Some(options) = u8::try_from(packed)
-                .ok()
-                .and_then(|packed| unpack(packed, local_mss))
-            {
-                if self.answered[place] == mark {
+            let packed = cookie as u8;
+            if cookie == self.seal(key, peer_isn, now - age, packed) {
+                if let Some(place) = is_answered(&self.answered, age) {
                     self.answered[place] = 0;
                 }
-                return Completion::Complete(options);
+                return Completion::Complete(unpack(packed, local_mss));
             }
         }
-        if self.answered[place] == mark {
+        if (0..=AGE_MAX).any(|age| is_answered(&self.answered, age).is_some()) {
             Completion::Early
         } else {
             Completion::Refused
@@ -160,14 +160,16 @@ impl Handshake {
         hasher.finish()
     }
 
-    fn hash_cookie(&self, key: &FlowKey, peer_isn: u32, period: u32) -> u32 {
+    /// The cookie that says `packed`.
+    fn seal(&self, key: &FlowKey, peer_isn: u32, period: u32, packed: u8) -> u32 {
         // A cookie of the last period may have been made with the key before this one.
         let made_now = period / PERIODS_PER_KEY == self.key_number;
         let mut hasher = hasher(self.keys[usize::from(!made_now)]);
         write_ends(&mut hasher, key);
         hasher.write_u32(peer_isn);
         hasher.write_u32(period);
-        hasher.finish() as u32 & COOKIE_MASK
+        hasher.write_u8(packed);
+        (hasher.finish() as u32) << 8 & COOKIE_MASK | u32::from(packed)
     }
 
     /// Replaces the key if its time is over. Each comes from the one before it, which cannot be found out
@@ -204,10 +206,12 @@ fn write_ends(hasher: &mut SipHasher24, key: &FlowKey) {
     hasher.write_u32(u32::from(key.peer_port) << 16 | u32::from(key.local_port));
 }
 
-/// Where the ends with this hash are remembered, and as what (not as zero: that is nobody).
-fn place(ends: u64) -> (usize, u32) {
+/// Where it is remembered that a SYN between the ends with this hash was answered in this period, and how (not
+/// as zero: that is nobody).
+fn place(ends: u64, period: u32) -> (usize, u32) {
     let high = (ends >> 32) as u32;
-    (high as usize % ANSWERED, high | 1)
+    let mark = high & 0xffff_fe00 | 0x100 | period & 0xff;
+    (high as usize % ANSWERED, mark)
 }
 
 /// One byte that says what the options of a SYN were: 3 bits of segment size, 4 of shift, 1 of SACK.
@@ -225,16 +229,16 @@ fn pack(options: PeerOptions, local_mss: u16) -> u8 {
     (size as u8) << 5 | shift << 1 | u8::from(options.sack)
 }
 
-fn unpack(packed: u8, local_mss: u16) -> Option<PeerOptions> {
+fn unpack(packed: u8, local_mss: u16) -> PeerOptions {
     let shift = packed >> 1 & 0x0f;
-    Some(PeerOptions {
+    PeerOptions {
         mss: SIZES
             .get(usize::from(packed >> 5))
             .copied()
             .unwrap_or(local_mss),
         shift: (shift != NO_SHIFT).then_some(shift),
         sack: packed & 1 != 0,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -272,7 +276,7 @@ mod tests {
     fn sizes_fit_their_bits_and_none_is_above_what_the_peer_takes() {
         assert!(SIZES.is_sorted() && SIZES.len() == 7);
         for mss in (MSS_MIN..2000).step_by(7) {
-            let read = unpack(pack(options(mss, None, false), LOCAL_MSS), LOCAL_MSS).unwrap();
+            let read = unpack(pack(options(mss, None, false), LOCAL_MSS), LOCAL_MSS);
             assert!(read.mss <= mss && read.mss <= LOCAL_MSS, "{mss}");
             assert!(
                 read.mss == LOCAL_MSS || u32::from(read.mss) * 6 >= u32::from(mss),
@@ -305,6 +309,8 @@ mod tests {
         assert_eq!(complete(2, 77, isn), Completion::Refused);
         // What it knows of is early: its first segment may come yet.
         assert_eq!(complete(1, 78, isn), Completion::Early);
+        // The next number would say other options.
+        assert_eq!(complete(1, 77, isn.wrapping_add(1)), Completion::Early);
         assert_eq!(complete(1, 77, isn), Completion::Complete(LINUX));
         // And then it has come.
         assert_eq!(complete(1, 78, isn), Completion::Refused);
@@ -350,7 +356,7 @@ mod tests {
                 matches!(complete, Completion::Complete(_))
             })
             .count();
-        // One in 2^23 (the last byte is free to choose, and the period one of two).
+        // One in 2^23 (the byte of options is free to choose, and the period one of two).
         assert!(right <= 4, "{right} of a million guesses");
     }
 

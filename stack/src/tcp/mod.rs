@@ -29,7 +29,7 @@ use smoltcp::iface::Interface;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use self::connection::{Connection, Status, Window};
-use self::direct::{After, Call, Context, Direct, Done, Flags, Screened, Side, screen};
+use self::direct::{After, Call, Context, Direct, Done, Flags, Screened, Side};
 use self::engine::Engine;
 pub(crate) use self::handshake::Secret;
 use self::handshake::{Completion, Handshake};
@@ -319,7 +319,7 @@ impl Tcp {
             return;
         };
         turn.counters.engine_segments.increment();
-        match screen(segment, connection.rcv_nxt(), connection.window_bytes()) {
+        match connection.screen(segment) {
             Screened::Pass | Screened::Reset => {
                 let window = connection.take_in(frame, segment, &mut self.resources, turn);
                 connection.converse(id, window, &mut self.resources, turn);
@@ -387,7 +387,7 @@ impl Tcp {
     /// Gives a direct flow an engine, and has it go on from there.
     fn summon(&mut self, id: FlowId, call: Call, segment: Option<&Segment>, turn: &mut Turn<'_>) {
         let reason = call.reason;
-        if !self.summoned(id, turn) {
+        if !self.summoned(id, reason, turn) {
             self.do_without(id, call, turn);
             return;
         }
@@ -412,7 +412,7 @@ impl Tcp {
     }
 
     /// Gives a direct flow an engine. Returns false if none can be had.
-    fn summoned(&mut self, id: FlowId, turn: &mut Turn<'_>) -> bool {
+    fn summoned(&mut self, id: FlowId, reason: Summon, turn: &mut Turn<'_>) -> bool {
         let Some((key, flow)) = self.flows.get_mut(id) else {
             return false;
         };
@@ -452,6 +452,7 @@ impl Tcp {
             &mut self.resources,
             direct,
             key,
+            reason,
             turn.egress,
             turn.now,
         );
@@ -596,6 +597,13 @@ impl Tcp {
         turn: &mut Turn<'_>,
         act: impl FnOnce(&mut Stream<'_>),
     ) -> bool {
+        if self.resources.engine_only
+            && let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id.0)
+            && !direct.is_opening()
+            && self.summoned(id.0, Summon::Asked, turn)
+        {
+            turn.counters.count_summon(Summon::Asked);
+        }
         let Some((key, flow)) = self.flows.get_mut(id.0) else {
             return false;
         };

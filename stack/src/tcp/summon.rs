@@ -3,8 +3,11 @@
 //! smoltcp has no door into the middle of a connection, so it is led there: a made-up handshake, with the peer's
 //! options, that begins so that the engine then expects the flow's next byte. What the engine sends meanwhile
 //! goes nowhere. Its receiving side has the wire's sequence numbers then; its sending side has its own, which
-//! differ from the wire's by a constant, the *shift* ([`Translation`](crate::device::Translation)). What the
-//! flow has in flight is given to the engine as bytes to send: when it sends them, that is the retransmission.
+//! differ from the wire's by a constant, the *shift* ([`Translation`](crate::device::Translation)).
+//!
+//! What the flow has in flight is given to the engine as bytes to send, and it is let to send them into nowhere,
+//! too: they are in flight for the engine then, as they are on the wire, and nothing is sent twice without need.
+//! If they are lost, the engine is made to notice at once.
 
 use smoltcp::iface::Interface;
 use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
@@ -13,20 +16,24 @@ use super::Resources;
 use super::direct::{Direct, State};
 use super::engine::Engine;
 use super::segment::{self, ACK, FIN, Numbers, SYN, SynOptions};
-use crate::Instant;
 use crate::egress::Egress;
+use crate::telemetry::Summon;
 use crate::wire::{FlowKey, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, LinkHeader};
+use crate::{Duration, Instant};
 
 /// Longer than any segment of a handshake.
 const SEGMENT_BYTES_MAX: usize = 128;
+/// An engine's first retransmission timeout: smoltcp's, which cannot be set.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Leads `engine` to where `direct` is, and gives it the bytes in flight. Returns the shift: what is to be added
-/// to the engine's own sequence numbers.
+/// Leads `engine` to where `direct` is, and gives it the bytes in flight; `reason` says whether they are lost.
+/// Returns the shift: what is to be added to the engine's own sequence numbers.
 pub(super) fn lead(
     engine: &mut Engine,
     resources: &mut Resources,
     direct: &Direct,
     key: &FlowKey,
+    reason: Summon,
     egress: &Egress,
     now: Instant,
 ) -> Option<u32> {
@@ -104,13 +111,26 @@ pub(super) fn lead(
             .unwrap_or(0);
         debug_assert_eq!(taken, sent.len - skipped);
     }
-    match direct.state {
-        State::FinWait1 | State::LastAck => stage.engine.socket().close(),
-        State::Closing => {
-            stage.engine.socket().close();
-            stage.ingress(numbers(1, 1, FIN));
+    if matches!(
+        direct.state,
+        State::FinWait1 | State::LastAck | State::Closing
+    ) {
+        stage.engine.socket().close();
+    }
+    match reason {
+        // RFC 6298 section 5.5: the next timeout is twice as long. If the engine's first is that already, it may
+        // simply send; else it is told that it sent so long ago that it has just timed out.
+        Summon::Timeout if direct.rtt.timeout() * 2 <= ENGINE_TIMEOUT => {}
+        Summon::Timeout => stage.send_all(now - ENGINE_TIMEOUT),
+        _ => stage.send_all(now),
+    }
+    if reason == Summon::DuplicateAcks {
+        for _ in 0..3 {
+            stage.ingress(numbers(1, 1, 0));
         }
-        _ => {}
+    }
+    if direct.state == State::Closing {
+        stage.ingress(numbers(1, 1, FIN));
     }
     let acknowledged = if direct.state == State::FinWait2 {
         2
@@ -157,6 +177,15 @@ impl Stage<'_> {
         self.device.received = Some((packet, len));
         self.engine
             .ingress(self.interface, &mut self.device, self.now);
+    }
+
+    /// Lets the engine send what it was given, at this time and as far as its congestion window goes. (That is
+    /// nearly always all of it: its first window is 2,048 bytes, and cannot be set. What is beyond may be sent
+    /// twice on the wire.)
+    fn send_all(&mut self, at: Instant) {
+        let now = std::mem::replace(&mut self.now, at);
+        while self.egress().is_some() {}
+        self.now = now;
     }
 
     /// Lets the engine send one segment; returns its sequence number.

@@ -25,7 +25,7 @@ use smoltcp::socket::tcp::State;
 use self::client::ClientSide;
 use self::deadline::earliest;
 pub(super) use self::window::Window;
-use super::direct::{self, Call, Direct, Done, Flags, Side};
+use super::direct::{self, ACK_AGE_MAX, Call, Direct, Done, Flags, Screened, Side, screen};
 use super::engine::Engine;
 use super::outgoing::Outgoing;
 use super::segment::{self, ACK, Numbers, RST, Segment, is_before};
@@ -67,6 +67,8 @@ pub(super) struct Connection {
     next_seq: u32,
     /// The number behind everything that the peer is known to have sent.
     peer_max: u32,
+    /// The oldest sequence number that is not acknowledged.
+    snd_una: u32,
     /// Where the last window came from (RFC 9293 section 3.3.1: SND.WL1 and SND.WL2).
     window_seq: u32,
     window_ack: u32,
@@ -112,6 +114,7 @@ impl Connection {
             translation: Translation::default(),
             next_seq: 0,
             peer_max: 0,
+            snd_una: 0,
             window_seq: 0,
             window_ack: 0,
             deferred: false,
@@ -149,6 +152,7 @@ impl Connection {
         // A FIN is no byte that anybody consumes.
         self.next_seq = direct.rcv_nxt.wrapping_sub(u32::from(ended));
         self.peer_max = direct.rcv_nxt;
+        self.snd_una = direct.snd_una;
         self.window_seq = direct.rcv_nxt;
         self.window_ack = direct.snd_una;
         self.deferred = false;
@@ -205,6 +209,26 @@ impl Connection {
         (socket.recv_capacity() - socket.recv_queue()) as u32
     }
 
+    /// What is to be done about a segment, before the engine sees it: where smoltcp is not as strict as RFC 5961
+    /// and RFC 9293 are.
+    pub(super) fn screen(&mut self, segment: &Segment) -> Screened {
+        let rcv_nxt = self.rcv_nxt();
+        let screened = screen(segment, rcv_nxt, self.window_bytes());
+        if screened != Screened::Pass {
+            return screened;
+        }
+        let old = is_before(segment.ack, self.snd_una)
+            && self.snd_una.wrapping_sub(segment.ack) > ACK_AGE_MAX;
+        // Nothing comes after a FIN.
+        let late =
+            self.peer_has_closed() && segment.seq_len() > 0 && !is_before(segment.seq, rcv_nxt);
+        if old || late {
+            Screened::Challenge
+        } else {
+            Screened::Pass
+        }
+    }
+
     /// Says what is expected, in the segment's own frame, if that was not said a moment ago.
     pub(super) fn challenge(&mut self, frame: Frame, key: &FlowKey, turn: &mut Turn<'_>) {
         if !self.direct.may_challenge(turn.now) {
@@ -240,8 +264,12 @@ impl Connection {
         turn: &mut Turn<'_>,
     ) -> Window {
         self.note_numbers(segment);
-        self.translation
-            .ingress(&mut resources.memory.frame_mut(&mut frame)[segment.transport..segment.end]);
+        let tcp = &mut resources.memory.frame_mut(&mut frame)[segment.transport..segment.end];
+        if is_before(segment.ack, self.snd_una) {
+            // smoltcp would not look at its bytes: an old acknowledgement is as good as none.
+            tcp[8..12].copy_from_slice(&self.snd_una.to_be_bytes());
+        }
+        self.translation.ingress(tcp);
         let socket = self.engine.socket();
         let (received_before, unsent_before) = (socket.recv_queue(), socket.send_queue());
         let packet = &resources.memory.frame(&frame)[segment.ip..segment.end];
@@ -289,6 +317,9 @@ impl Connection {
         let possible = !is_before(self.translation.snd_max, segment.ack);
         let newer = is_before(self.window_seq, segment.seq)
             || (self.window_seq == segment.seq && !is_before(segment.ack, self.window_ack));
+        if expected && possible && is_before(self.snd_una, segment.ack) {
+            self.snd_una = segment.ack;
+        }
         if expected && possible && newer {
             self.window_seq = segment.seq;
             self.window_ack = segment.ack;

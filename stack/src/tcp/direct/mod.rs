@@ -17,7 +17,7 @@ mod send;
 mod serve;
 
 pub(super) use self::deadline::instant_of;
-pub(super) use self::receive::{Screened, screen};
+pub(super) use self::receive::{ACK_AGE_MAX, Screened, screen};
 use super::held::HeldList;
 use super::rtt::Rtt;
 use super::segment::PeerOptions;

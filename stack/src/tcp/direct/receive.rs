@@ -12,7 +12,7 @@ const DUP_ACKS: u8 = 3;
 
 /// How far behind an acknowledgement may be (RFC 5961 section 5.2: the largest window that the peer ever had;
 /// no window of ours is larger in direct flight).
-const ACK_AGE_MAX: u32 = 1 << 16;
+pub(in crate::tcp) const ACK_AGE_MAX: u32 = 1 << 16;
 
 impl Direct {
     /// Takes a segment of this flow in.
