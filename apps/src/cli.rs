@@ -177,8 +177,10 @@ pub enum Misuse {
         value: String,
     },
     /// Both ends of a packet have one IP version.
-    #[error("--source {from} and --target {to}: give two addresses of one IP version")]
+    #[error("{option} {from} and --target {to}: give two addresses of one IP version")]
     Versions {
+        /// The option of the source.
+        option: &'static str,
         /// The source.
         from: IpAddr,
         /// The target.

@@ -79,6 +79,58 @@ pub struct SendArgs {
     pub queue: QueueArgs,
 }
 
+/// Send TCP SYNs from random addresses, answer nothing, and count what comes back.
+///
+/// The options are those of a Linux SYN. SYN-ACKs come back only if the target's network has a route for the
+/// sources to this interface's link address: nobody answers ARP or neighbour discovery for them.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "ilet-flood", version, after_help = FLOOD_EXIT_CODES)]
+pub struct FloodArgs {
+    /// Addresses to send from, as 198.18.0.0/15: any host address of the prefix, which nobody else uses
+    #[arg(long, value_name = "CIDR")]
+    pub sources: Cidr,
+
+    /// Whom to flood, as 192.0.2.2:7; an IPv6 address in brackets
+    #[arg(long, value_name = "IP:P")]
+    pub target: SocketAddr,
+
+    /// Link address of the target, or of the router to it, as 02:00:00:00:00:02
+    #[arg(long, value_name = "MAC", value_parser = link_address)]
+    pub peer_link: EthernetAddress,
+
+    /// SYNs to send
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub count: u64,
+
+    /// SYNs per second; 0 for as many as it can
+    #[arg(long, value_name = "R", default_value = "0", value_parser = rate)]
+    pub rate: f64,
+
+    /// Ends it by then, even if not all are sent
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub duration: Duration,
+
+    /// Decides addresses, ports and sequence numbers
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Processor core to run on
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub core: usize,
+
+    /// What it does when there is nothing to do
+    #[arg(long, value_enum, default_value_t = Poll::Busy)]
+    pub poll: Poll,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// The queue.
+    #[command(flatten)]
+    pub queue: QueueArgs,
+}
+
 /// Echo TCP with smoltcp as one would write it first: one interface, all sockets in one set.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "plain-smoltcp", version, after_help = EXIT_CODES)]
@@ -209,6 +261,8 @@ impl From<Server> for Kind {
 
 const SEND_EXIT_CODES: &str = "Exit code: 0 if anything came back, 1 if not or if it could not start, \
     2 for a wrong command line.";
+const FLOOD_EXIT_CODES: &str =
+    "Exit code: 0 if it sent what it could, 1 if it could not run, 2 for a wrong command line.";
 const MEMORY_EXIT_CODES: &str =
     "Exit code: 0 if every answer was right, 1 if not, 2 for a wrong command line.";
 
@@ -246,6 +300,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "not a number of seconds from 0.001 to 86400".to_owned())
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate| (0.0..=1e8).contains(rate))
+        .ok_or_else(|| "not a number per second from 0 to 1e8".to_owned())
+}
+
 fn link_address(text: &str) -> Result<EthernetAddress, String> {
     text.parse()
         .ok()
@@ -263,6 +324,7 @@ mod tests {
     fn the_definitions_hold() {
         ReflectArgs::command().debug_assert();
         SendArgs::command().debug_assert();
+        FloodArgs::command().debug_assert();
         PlainArgs::command().debug_assert();
         MemoryArgs::command().debug_assert();
     }
@@ -281,6 +343,30 @@ mod tests {
         assert_eq!((config.queues, config.cores), (vec![0], vec![1]));
         let v6 = host("2001:db8::1".parse().unwrap());
         assert_eq!(v6.to_string(), "2001:db8::1/128");
+    }
+
+    const FLOOD: &str = "ilet-flood --interface eth0 --sources 198.18.0.0/15 --target 192.0.2.2:7 \
+        --peer-link 02:00:00:00:00:02";
+
+    #[test]
+    fn a_flood_by_default_and_in_full() {
+        let args = FloodArgs::try_parse_from(FLOOD.split_whitespace()).unwrap();
+        assert_eq!((args.count, args.rate, args.seed), (1_000_000, 0.0, 1));
+        assert_eq!(args.duration, Duration::from_secs(60));
+        let words = format!("{FLOOD} --count 5 --rate 2e5 --duration 0.5 --seed 9 --poll sleep");
+        let args = FloodArgs::try_parse_from(words.split_whitespace()).unwrap();
+        assert_eq!((args.count, args.rate, args.seed), (5, 200_000.0, 9));
+        for wrong in [
+            "--count 0",
+            "--rate -1",
+            "--rate nan",
+            "--duration 0",
+            "--sources x",
+        ] {
+            let words = format!("{FLOOD} {wrong}");
+            let error = FloodArgs::try_parse_from(words.split_whitespace()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
     }
 
     #[test]

@@ -9,17 +9,25 @@ use smoltcp::wire::{
 };
 
 /// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
+pub(super) const ETHERNET: usize = 14;
 /// Bytes of a UDP header.
 pub(super) const UDP: usize = 8;
 const HOP_LIMIT: u8 = 64;
 
-/// Where the fields are that change their places: two of `address` bytes from `addresses` on, and behind the IP
-/// header the ports.
-struct Layout {
-    addresses: usize,
-    address: usize,
-    ports: usize,
+/// Where a packet's ends are, the source first: two addresses of `address` bytes from `addresses` on, and behind
+/// the IP header the ports.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    pub(super) addresses: usize,
+    pub(super) address: usize,
+    pub(super) ports: usize,
+}
+
+impl Layout {
+    /// Of packets with addresses of this version.
+    pub(super) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { IPV4 } else { IPV6 }
+    }
 }
 
 const IPV4: Layout = Layout {

@@ -2,12 +2,14 @@
 //!
 //! * [`reflect`]: the physical limit of a path (`ilet-reflect`).
 //! * [`send`]: the least that a load generator has to do (`ilet-send`).
+//! * [`flood`]: SYNs from addresses that nobody has (`ilet-flood`).
 //! * [`plain`]: a TCP echo on smoltcp, as one would write it first (`plain-smoltcp`).
 //! * [`memory`]: what a request costs in user space, without a network (`ilet-memory`).
 //!
-//! Here is what the first three share: a [`Lane`], and the loop over it.
+//! Here is what all but the last share: a [`Lane`], and the loop over it.
 
 pub mod cli;
+pub mod flood;
 mod frame;
 pub mod memory;
 pub mod plain;
@@ -215,6 +217,16 @@ fn close(attachment: Attachment, lane: Lane<XskPort>) -> Report {
         arena.free(frame);
     }
     attachment.close(port, arena, outgoing, &counters)
+}
+
+/// How frames reach the queue, in a word.
+fn mode(attachment: &Attachment) -> &'static str {
+    let mut queues = attachment.facts().zero_copy.iter();
+    if queues.any(|(_, zero_copy)| *zero_copy) {
+        "zero-copy"
+    } else {
+        "copy"
+    }
 }
 
 fn conserved(report: &Report) -> Result<(), Failure> {

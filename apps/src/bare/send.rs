@@ -14,7 +14,7 @@ use smoltcp::wire::{IpProtocol, UdpPacket};
 
 use super::cli::{SendArgs, host};
 use super::frame::{UDP, headers, turn_around};
-use super::{Lane, Program, Turn, close, conserved, drive};
+use super::{Lane, Program, Turn, close, conserved, drive, mode};
 use crate::cli::{Misuse, Poll};
 use crate::serve::{Failure, log_to_stderr, signals};
 
@@ -54,14 +54,13 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
         size: args.size,
         duration: args.duration.into(),
     };
-    let mut sender = Sender::new(plan).ok_or(Misuse::Versions { from, to })?;
+    let mut sender = Sender::new(plan).ok_or(Misuse::Versions {
+        option: "--source",
+        from,
+        to,
+    })?;
     let mut lane = Lane::new(port, arena);
-    let zero_copy = attachment
-        .facts()
-        .zero_copy
-        .iter()
-        .any(|(_, zero_copy)| *zero_copy);
-    let mode = if zero_copy { "zero-copy" } else { "copy" };
+    let mode = mode(&attachment);
     let ended = drive(
         &mut sender,
         &mut lane,
