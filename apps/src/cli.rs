@@ -93,16 +93,20 @@ pub struct StackArgs {
 
     /// Connections at most, for each queue; beyond, new ones are ignored
     ///
-    /// Each takes memory as it is used: some 18 KB after small requests, up to 82 KB after large replies.
+    /// Each takes some 100 bytes; one that an engine has to help takes 18 to 82 KB meanwhile.
     #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     pub flows: u32,
 
     /// Packets that may arrive on a queue between two looks of its core; beyond, they are lost
     ///
-    /// As many as there are connections that ask at once. Each takes a frame of locked memory: 2 KB, or 4 with
-    /// an MTU beyond 1,770.
+    /// As many as there are connections that ask at once. Each takes two frames of locked memory, one to receive
+    /// and one that is kept until its reply is acknowledged: 2 KB each, or 4 with an MTU beyond 1,770.
     #[arg(long, value_name = "N", default_value_t = BURST, value_parser = clap::value_parser!(u32).range(64..=32_768))]
     pub burst: u32,
+
+    /// Every packet is handled by an engine, none directly: for comparison
+    #[arg(long)]
+    pub engine_only: bool,
 
     /// Print the counters every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -232,6 +236,7 @@ impl StackArgs {
             poll: args.poll.into(),
             shared_address: args.shared_address,
             slow_threads,
+            engine_only: args.engine_only,
             limits,
             ..Config::new(args.interface)
         })
@@ -241,14 +246,21 @@ impl StackArgs {
     fn limits(&self) -> Limits {
         let default = Limits::default();
         let flows = self.flows as usize;
+        // A reply's frame is held until it is acknowledged, by the next request of a connection that asks at once:
+        // so many connections hold one while as many packets arrive. The others are idle and hold none, however
+        // many there are.
+        let held_frames = default.held_frames.max(self.burst);
         Limits {
             flows,
-            // Many connections are opened in larger bursts, too.
-            backlog: default.backlog.max(flows / 8),
+            // With loss or large replies everywhere each connection needs one, which costs nothing before.
+            engines: flows,
+            held_frames,
             fill_target: self.burst,
             ring_entries: self.burst.next_power_of_two().max(default.ring_entries),
             // The rest of the arena has other work.
-            frames: default.frames - default.fill_target + self.burst,
+            frames: default.frames - default.fill_target - default.held_frames
+                + self.burst
+                + held_frames,
             ..default
         }
     }
@@ -333,7 +345,9 @@ mod tests {
             (ours.fill_target, ours.ring_entries, ours.frames),
             (default.fill_target, default.ring_entries, default.frames)
         );
-        assert_eq!(ours.flows, default.flows);
+        let held = (default.held_frames, default.flows, default.flows);
+        assert_eq!((ours.held_frames, ours.flows, ours.engines), held);
+        assert!(!stack.config(1).unwrap().engine_only);
     }
 
     #[test]
@@ -341,13 +355,17 @@ mod tests {
         let stack = stack(
             "--address 192.0.2.1/24 --address 2001:db8::1/64 --gateway 192.0.2.254 --gateway fe80::1 \
              --queues 2,3 --cores 1,0 --mode zero-copy --poll busy --shared-address --stats-interval 5 \
-             --flows 500000 --burst 10000",
+             --flows 500000 --burst 10000 --engine-only",
         )
         .unwrap();
-        let limits = stack.config(1).unwrap().limits;
-        assert_eq!((limits.flows, limits.backlog), (500_000, 62_500));
-        let frames = (limits.fill_target, limits.ring_entries, limits.frames);
-        assert_eq!(frames, (10_000, 16_384, 13_072));
+        let config = stack.config(1).unwrap();
+        let (limits, default) = (config.limits, Limits::default());
+        assert!(config.engine_only);
+        assert_eq!((limits.flows, limits.engines), (500_000, 500_000));
+        let rings = (limits.fill_target, limits.ring_entries, limits.held_frames);
+        assert_eq!(rings, (10_000, 16_384, 10_000));
+        let rest = |limits: &Limits| limits.frames - limits.fill_target - limits.held_frames;
+        assert_eq!(rest(&limits), rest(&default));
         assert_eq!((stack.addresses.len(), stack.gateways.len()), (2, 2));
         assert_eq!((stack.queues, stack.cores), (vec![2, 3], vec![1, 0]));
         assert_eq!((stack.mode, stack.poll), (Mode::ZeroCopy, Poll::Busy));

@@ -7,7 +7,7 @@ use clap::{Args, Parser, ValueEnum};
 use interruptlet::{Cidr, Config};
 use smoltcp::wire::EthernetAddress;
 
-use super::memory::{self, Kind};
+use super::memory::{self, Kind, Plan};
 use super::send;
 use crate::cli::{EXIT_CODES, Mode, Poll, port};
 
@@ -173,6 +173,12 @@ pub struct MemoryArgs {
     #[arg(long, value_enum)]
     pub server: Server,
 
+    /// An engine handles every packet of the stack, none is handled directly: for comparison
+    ///
+    /// smoltcp has nothing else.
+    #[arg(long)]
+    pub engine_only: bool,
+
     /// Established connections, which are used one after another
     #[arg(long, value_name = "N", value_parser = connections)]
     pub connections: usize,
@@ -250,11 +256,18 @@ impl Server {
     }
 }
 
-impl From<Server> for Kind {
-    fn from(server: Server) -> Self {
-        match server {
-            Server::Stack => Self::Stack,
-            Server::Smoltcp => Self::Smoltcp,
+impl MemoryArgs {
+    /// What to measure.
+    pub fn plan(&self) -> Plan {
+        Plan {
+            kind: match self.server {
+                Server::Stack if self.engine_only => Kind::Engines,
+                Server::Stack => Kind::Stack,
+                Server::Smoltcp => Kind::Smoltcp,
+            },
+            connections: self.connections,
+            requests: self.requests,
+            size: self.size,
         }
     }
 }
@@ -343,6 +356,20 @@ mod tests {
         assert_eq!((config.queues, config.cores), (vec![0], vec![1]));
         let v6 = host("2001:db8::1".parse().unwrap());
         assert_eq!(v6.to_string(), "2001:db8::1/128");
+    }
+
+    #[test]
+    fn who_serves_in_memory() {
+        for (options, kind) in [
+            ("stack", Kind::Stack),
+            ("stack --engine-only", Kind::Engines),
+            ("smoltcp", Kind::Smoltcp),
+        ] {
+            let words = format!("ilet-memory --connections 3 --requests 9 --server {options}");
+            let args = MemoryArgs::try_parse_from(words.split_whitespace()).unwrap();
+            let plan = args.plan();
+            assert_eq!((plan.kind, plan.connections, plan.requests), (kind, 3, 9));
+        }
     }
 
     const FLOOD: &str = "ilet-flood --interface eth0 --sources 198.18.0.0/15 --target 192.0.2.2:7 \

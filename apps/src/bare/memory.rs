@@ -70,6 +70,8 @@ const CHECKSUM: usize = SEGMENT + 16;
 pub enum Kind {
     /// Interruptlet: a whole worker.
     Stack,
+    /// The same, with an engine that handles every segment.
+    Engines,
     /// [`plain`](super::plain): smoltcp with all sockets in one set.
     Smoltcp,
 }
@@ -114,7 +116,9 @@ fn counted_turn<S: Server>(server: &mut S) {
 /// If an answer is missing or wrong.
 pub fn measure(plan: &Plan) -> Result<f64, Broken> {
     match plan.kind {
-        Kind::Stack => Bench::new(StackServer::new(plan), plan)?.measure(plan.requests),
+        Kind::Stack | Kind::Engines => {
+            Bench::new(StackServer::new(plan), plan)?.measure(plan.requests)
+        }
         Kind::Smoltcp => Bench::new(PlainServer::new(plan), plan)?.measure(plan.requests),
     }
 }
@@ -135,6 +139,9 @@ struct StackServer {
 
 impl StackServer {
     fn new(plan: &Plan) -> Self {
+        let default = Limits::default();
+        // Each connection holds its last answer until its next request acknowledges it.
+        let held_frames = default.held_frames.max(plan.connections as u32);
         let config = SimConfig {
             addresses: vec![Cidr {
                 address: SERVER.into(),
@@ -144,8 +151,12 @@ impl StackServer {
             mtu: MTU,
             limits: Limits {
                 flows: plan.connections,
-                ..Limits::default()
+                engines: plan.connections,
+                held_frames,
+                frames: default.frames - default.held_frames + held_frames,
+                ..default
             },
+            engine_only: plan.kind == Kind::Engines,
             seed: SEED,
             streams: vec![SimStream {
                 port: PORT,
@@ -564,8 +575,8 @@ mod tests {
     }
 
     #[test]
-    fn both_servers_answer_everything() {
-        for kind in [Kind::Stack, Kind::Smoltcp] {
+    fn every_server_answers_everything() {
+        for kind in [Kind::Stack, Kind::Engines, Kind::Smoltcp] {
             for (connections, requests, size) in [
                 (1, 1, SIZE_MIN),
                 (1, 300, 64),
@@ -581,7 +592,9 @@ mod tests {
 
     #[test]
     fn many_connections_fit() {
-        measure(&plan(Kind::Stack, CONNECTIONS_MAX, 100, 64)).unwrap();
+        for kind in [Kind::Stack, Kind::Engines] {
+            measure(&plan(kind, CONNECTIONS_MAX, 100, 64)).unwrap();
+        }
     }
 
     /// Sends each request back as the server would, but for what `damage` does.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use interruptlet_apps::bare::cli::MemoryArgs;
-use interruptlet_apps::bare::memory::{Plan, measure};
+use interruptlet_apps::bare::memory::measure;
 use interruptlet_apps::serve::{Failure, exit_code};
 use serde_json::json;
 
@@ -15,17 +15,12 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &MemoryArgs) -> Result<(), Failure> {
-    let plan = Plan {
-        kind: args.server.into(),
-        connections: args.connections,
-        requests: args.requests,
-        size: args.size,
-    };
-    let nanoseconds = measure(&plan)?;
+    let nanoseconds = measure(&args.plan())?;
     let (server, connections, requests) = (args.server.name(), args.connections, args.requests);
     let line = if args.json {
         json!({
             "server": server,
+            "engine_only": args.engine_only,
             "connections": connections,
             "requests": requests,
             "size": args.size,

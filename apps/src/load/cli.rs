@@ -120,6 +120,10 @@ pub struct LoadArgs {
     #[arg(long, value_enum, default_value_t = Poll::Busy, help_heading = "Network")]
     pub poll: Poll,
 
+    /// Our end, too, has an engine handle every packet, none directly: for comparison
+    #[arg(long, help_heading = "Network")]
+    pub engine_only: bool,
+
     /// Lose frames, each with this probability, in both directions
     #[arg(long, value_name = "P", default_value = "0", value_parser = probability, help_heading = "Faults")]
     pub loss: f64,
@@ -328,6 +332,7 @@ impl LoadArgs {
             poll: self.poll.into(),
             slow_threads: 1,
             faults: has_faults.then_some((faults, self.fault_seed)),
+            engine_only: self.engine_only,
             limits: limits(plan),
             ..Config::new(&self.interface)
         }
@@ -357,13 +362,18 @@ fn limits(plan: &Plan) -> Limits {
     // Twice that, and no more: frames that are used again soon are still in the cache.
     let fill_target = (2 * at_once).clamp(FILL_MIN, FILL_MAX).next_power_of_two() as u32;
     let ring_entries = fill_target.max(2048);
+    let flows = slots + (plan.connections as usize).min(65_536) + 1024;
     Limits {
-        flows: slots + (plan.connections as usize).min(65_536) + 1024,
+        flows,
+        // Loss, reordering and large answers may need one for each.
+        engines: flows,
+        // What was asked is kept until it is acknowledged, by the answer at the latest.
+        held_frames: fill_target / 2,
         client_rx_bytes,
         client_tx_bytes: outstanding.clamp(2048, WINDOW_MAX),
         fill_target,
         ring_entries,
-        // Nothing is lent; the other half is for what is sent.
+        // Nothing is lent; the other half is for what is sent and held.
         loans: 0,
         frames: 2 * ring_entries,
         ..Limits::default()
@@ -444,7 +454,8 @@ mod tests {
         let times = (plan.duration, plan.warmup, plan.timeout);
         assert_eq!(times, (10 * SECOND, SECOND, 5 * SECOND));
         assert_eq!((args.queue, args.core, args.poll), (0, 1, Poll::Busy));
-        assert!(args.config(&plan).faults.is_none());
+        let config = args.config(&plan);
+        assert!(config.faults.is_none() && !config.engine_only);
         // Random unless given.
         assert_ne!(plan.seed, args.plan().unwrap().seed);
     }
@@ -455,7 +466,7 @@ mod tests {
             "--target http-download://10.0.0.2:8080/big --connections 3 --idle 4 --open-rate 0.5 --depth 2 \
              --rate 1e6 --duration 0.25 --warmup 0 --timeout 1.5 --slow 3600 --body-file /x --server-pid 1 \
              --server-pid 2 --gateway 10.0.1.1 --queue 1 --core 0 --mode copy --poll sleep --seed 7 --json \
-             --loss 0.01 --reorder 0.5 --fault-seed 9",
+             --loss 0.01 --reorder 0.5 --fault-seed 9 --engine-only",
         );
         let plan = args.plan().unwrap();
         assert_eq!((plan.duration, plan.warmup), (SECOND / 4, 0));
@@ -464,6 +475,7 @@ mod tests {
         let config = args.config(&plan);
         let (faults, seed) = config.faults.unwrap();
         assert_eq!((faults.loss, faults.reordering, seed), (0.01, 0.5, 9));
+        assert!(config.engine_only);
         assert_eq!((config.queues, config.cores), (vec![1], vec![0]));
         assert_eq!(config.gateways, [IpAddr::from([10, 0, 1, 1])]);
     }
@@ -560,7 +572,9 @@ mod tests {
             assert!(limits.client_tx_bytes <= WINDOW_MAX);
             assert!((FILL_MIN..=FILL_MAX).contains(&(limits.fill_target as usize)));
             assert!(limits.fill_target <= limits.ring_entries);
-            assert!(limits.frames >= limits.fill_target + limits.loans + 1024);
+            assert!(limits.engines == limits.flows);
+            let taken = limits.fill_target + limits.held_frames + limits.loans;
+            assert!(limits.frames >= taken + 1024);
         }
     }
 }
