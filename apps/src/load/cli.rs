@@ -92,6 +92,10 @@ pub struct LoadArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// With --json: also how many requests were answered by when
+    #[arg(long, requires = "json")]
+    pub series: bool,
+
     /// Network interface to send from
     #[arg(long, value_name = "IF", help_heading = "Network")]
     pub interface: String,
@@ -548,6 +552,7 @@ mod tests {
             "--reorder -0.1",
             "--mode fast",
             "--poll never",
+            "--series",
             "--unheard-of",
         ] {
             let options = format!("--sources 10.9.1.0/24 {ECHO} {options}");

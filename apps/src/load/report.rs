@@ -36,6 +36,16 @@ pub struct Report {
     errors_total: u64,
     server: Option<Server>,
     generator: Generator,
+    series: Option<Series>,
+}
+
+/// How many requests were answered by when, from the start of the run on.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Series {
+    /// The start, in seconds since 1970.
+    pub began_at: f64,
+    /// Seconds since then, and requests answered by then.
+    pub points: Vec<(f64, u64)>,
 }
 
 /// How the stack was attached and driven, for the report.
@@ -199,7 +209,13 @@ impl Report {
                 cpu_us_per_request: per_request(generator.cpu_seconds() * 1e6),
                 lost_frames,
             },
+            series: None,
         }
+    }
+
+    /// Adds what was answered by when.
+    pub fn with_series(self, series: Option<Series>) -> Self {
+        Self { series, ..self }
     }
 
     /// As one line of JSON.
@@ -421,7 +437,12 @@ mod tests {
             ..Cost::default()
         };
         let server = with_server.then_some(&cost);
+        let series = Series {
+            began_at: 1e9,
+            points: vec![(0.0, 0), (0.5, 250)],
+        };
         Report::new(&plan(), attachment, &finished, server, &Cost::default(), 5)
+            .with_series(Some(series))
     }
 
     fn keys(value: &serde_json::Value) -> Vec<&str> {
@@ -450,6 +471,7 @@ mod tests {
             "errors_total",
             "server",
             "generator",
+            "series",
         ];
         expected.sort_unstable();
         let mut found = keys(&json);
@@ -513,6 +535,7 @@ mod tests {
                 ],
             ),
             ("generator", &["cpu_s", "cpu_us_per_request", "lost_frames"]),
+            ("series", &["began_at", "points"]),
         ] {
             let mut wanted = wanted.to_vec();
             wanted.sort_unstable();
@@ -532,6 +555,7 @@ mod tests {
         assert_eq!(json["server"]["cpu_us_per_request"], 1000.0);
         assert_eq!(json["server"]["switches_per_request"], 0.04);
         assert!(json["parameters"]["rate"].is_null());
+        assert_eq!(json["series"]["points"][1], serde_json::json!([0.5, 250]));
         let cdf = json["latency_us"]["cdf"].as_array().unwrap();
         assert!(cdf.len() > 10 && cdf.last().unwrap()[1] == 1.0);
         let fractions: Vec<f64> = cdf.iter().map(|point| point[1].as_f64().unwrap()).collect();
@@ -559,7 +583,8 @@ mod tests {
         };
         let report = Report::new(&plan, attachment, &finished, None, &Cost::default(), 0);
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
-        assert!(json["server"].is_null() && json["latency_us"]["p50"].is_null());
+        assert!(json["server"].is_null() && json["series"].is_null());
+        assert!(json["latency_us"]["p50"].is_null());
         assert!(json["parameters"]["size"].is_null());
         assert!(json["generator"]["cpu_us_per_request"].is_null());
         assert_eq!(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use interruptlet::client::Client;
@@ -19,7 +19,7 @@ use super::http::BODY_MAX;
 use super::plan::Plan;
 use super::proc::{self, Usage};
 use super::record::Record;
-use super::report::{Attachment, Cost, Report};
+use super::report::{Attachment, Cost, Report, Series};
 use super::stream::StreamClient;
 use super::target::Protocol;
 use crate::serve;
@@ -134,6 +134,7 @@ fn run(args: &LoadArgs) -> Result<(), Failure> {
     let attachment = attachment(args, stack.facts());
 
     let mut progress = Progress::new();
+    let mut recorder = args.series.then(Recorder::new);
     let mut sampled_at = Instant::now();
     let mut failure = None;
     let finished = loop {
@@ -164,6 +165,9 @@ fn run(args: &LoadArgs) -> Result<(), Failure> {
             shared.stop.store(true, Ordering::Relaxed);
         }
         progress.show(&shared);
+        if let Some(recorder) = &mut recorder {
+            recorder.look(&shared);
+        }
     };
     progress.clear();
     let stack_report = stack.shutdown(GRACE);
@@ -180,7 +184,8 @@ fn run(args: &LoadArgs) -> Result<(), Failure> {
             server,
             &generator.cost,
             lost_frames(&stack_report.xdp),
-        );
+        )
+        .with_series(recorder.map(|recorder| recorder.series));
         print(&report, args.json);
     }
     failure = failure.or_else(|| what_went_wrong(&finished, args, &plan));
@@ -345,6 +350,32 @@ impl Watched {
         let looked = self.look();
         self.is_measuring = false;
         looked
+    }
+}
+
+/// Writes down how many requests were answered, at every look.
+struct Recorder {
+    began: Instant,
+    series: Series,
+}
+
+impl Recorder {
+    fn new() -> Self {
+        // A clock before its own beginning is nobody's.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            began: Instant::now(),
+            series: Series {
+                began_at: since.unwrap_or_default().as_secs_f64(),
+                points: Vec::new(),
+            },
+        }
+    }
+
+    fn look(&mut self, shared: &Shared) {
+        let answered = shared.answered.load(Ordering::Relaxed);
+        let point = (self.began.elapsed().as_secs_f64(), answered);
+        self.series.points.push(point);
     }
 }
 
