@@ -1,4 +1,4 @@
-"""The command lines of ilet-load, wrk, ilet-send and ilet-memory, and what they print.
+"""The command lines of ilet-load, wrk, ilet-send, ilet-flood, the probe and ilet-memory, and what they print.
 
 The parsers return figures by name (see `figures`), and raise ClientError with one line if the output is not
 what it should be.
@@ -7,14 +7,17 @@ what it should be.
 import json
 import math
 import re
+import sys
 
-from .lab import CLIENT_CORE
+from .lab import CLIENT_CORE, FLOOD_END, ROUTER_END
 
 # New connections per second; and from so many on, where each takes memory that a virtual machine may have to
 # fetch from its host first.
 OPEN_RATE = 20_000
 MANY_CONNECTIONS = 200_000
 MANY_OPEN_RATE = 9_000
+# SYNs per second of the flood: what the generator's core can do beside the load.
+FLOOD_RATE = 100_000
 
 
 class ClientError(Exception):
@@ -51,14 +54,14 @@ def fault_arguments(cell, round_number):
 
 def ilet_load(lab, server, cell, round_number, seconds, warmup, poll):
     """The command line of ilet-load."""
-    target = SCHEMES[cell.protocol].format(server.address, server.port, cell.size)
+    target = SCHEMES[server.protocol].format(server.address, server.port, cell.size)
     argv = [
         str(lab.bin_dir / "ilet-load"), "--interface", f"cli{server.pair}", "--sources", server.sources,
         "--target", target, "--connections", str(cell.connections), "--duration", f"{seconds:g}",
         "--warmup", f"{warmup:g}", "--timeout", str(timeout_s(cell)), "--core", str(CLIENT_CORE),
         "--poll", poll, "--json",
     ]
-    if cell.protocol.endswith("-echo"):
+    if server.protocol.endswith("-echo"):
         argv += ["--size", str(cell.size)]
     else:
         argv += ["--body-file", str(lab.run_dir / "www" / f"{cell.size}.bin")]
@@ -176,16 +179,87 @@ def parse_ilet_send(text):
         raise ClientError(f"ilet-send printed no result that can be read ({error})") from error
 
 
+# --- ilet-flood, and who opens connections meanwhile ---
+
+
+def flood_s(cell):
+    """Seconds that a flood takes."""
+    return cell.flood / FLOOD_RATE
+
+
+def ilet_flood(lab, server, cell, limit_s):
+    """The command line of the flood, which ends after limit_s even if not all SYNs are sent."""
+    return [
+        str(lab.bin_dir / "ilet-flood"), "--interface", FLOOD_END, "--sources", lab.flood,
+        "--target", f"{server.address}:{server.port}", "--peer-link", lab.link_address(ROUTER_END),
+        "--count", str(cell.flood), "--rate", str(FLOOD_RATE), "--duration", f"{limit_s:g}",
+        # It shares the core with the load.
+        "--core", str(CLIENT_CORE), "--poll", "sleep", "--json",
+    ]
+
+
+def probe(server, seconds):
+    """The command line of the probe."""
+    return [sys.executable, "-m", "ilet_bench.probe", server.address, str(server.port), f"{seconds:g}"]
+
+
+def parse_flood(load_text, flood_text, probe_text, wanted):
+    """The figures of a flood of `wanted` SYNs from what the three clients printed, and the whole results."""
+    _, load = parse_ilet_load(load_text)
+    try:
+        flood, attempts = json.loads(flood_text), json.loads(probe_text)["attempts"]
+        begin, end = flood["began_at"], flood["began_at"] + flood["seconds"]
+        if flood["sent"] < wanted:
+            raise ClientError(f"the flood got only {flood['sent']:,} of {wanted:,} SYNs out in {flood['seconds']:.1f} s")
+        series = [(load["series"]["began_at"] + seconds, count) for seconds, count in load["series"]["points"]]
+        # The warm-up is over by then.
+        quiet = _answered_per_second(series, begin - QUIET_S, begin)
+        flooded = _answered_per_second(series, begin, end)
+        among = [attempt for attempt in attempts if begin <= attempt["began_at"] <= end]
+        opened = sum(attempt["failure"] is None for attempt in among)
+        values = {
+            "quiet_requests_per_second": quiet,
+            "flooded_requests_per_second": flooded,
+            "flooded_to_quiet": flooded / quiet if quiet else None,
+            "syns_per_second": flood["sent_per_second"],
+            "opened_connections": opened,
+            "opened_share": opened / len(among) if among else None,
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"the flood printed no result that can be read ({type(error).__name__}: {error})") from error
+    return values, {"load": load, "flood": flood, "probe": {"attempts": attempts}}
+
+
+# How long before the flood counts as quiet.
+QUIET_S = 0.8
+
+
+def _answered_per_second(series, begin, end):
+    """Requests per second between two times, from [(time, answered so far), ...]; between two points evenly."""
+    if not series or not series[0][0] <= begin < end <= series[-1][0]:
+        raise ValueError("the load did not run before, during and after the flood")
+
+    def answered(at):
+        for (time, count), (later, count_later) in zip(series, series[1:]):
+            if at <= later:
+                return count + (count_later - count) * (at - time) / (later - time)
+        raise ValueError("no point that late")
+
+    return (answered(end) - answered(begin)) / (end - begin)
+
+
 # --- ilet-memory ---
 
 
 def ilet_memory(lab, peer, cell):
-    """The command line of the program that serves over memory. `peer`: ilet or plain-smoltcp."""
-    which = "stack" if peer == "ilet" else "smoltcp"
+    """The command line of the program that serves over memory. `peer`: ilet, ilet-engine or plain-smoltcp."""
+    which = "smoltcp" if peer == "plain-smoltcp" else "stack"
     argv = [
         str(lab.bin_dir / "ilet-memory"), "--server", which, "--connections", str(cell.connections),
         "--requests", str(memory_requests(peer, cell)), "--size", str(cell.size), "--json",
     ]
+    if peer == "ilet-engine":
+        argv.append("--engine-only")
     if cell.client == "callgrind":
         # Only the server's turns count.
         argv[:0] = [

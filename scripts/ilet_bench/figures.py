@@ -41,6 +41,13 @@ FIGURES = {
         Figure("generator_cpu_us_per_request", "us", LOWER, "generator µs/req", "{:,.2f}"),
         Figure("generator_to_server_cpu", "1", LOWER, "generator/server CPU", "{:,.2f}"),
         Figure("memory_bytes_per_connection", "B", LOWER, "memory B/conn"),
+        Figure("flooded_to_quiet", "1", HIGHER, "flooded/quiet", "{:,.2f}"),
+        Figure("quiet_requests_per_second", "1/s", HIGHER, "quiet req/s"),
+        Figure("flooded_requests_per_second", "1/s", HIGHER, "flooded req/s"),
+        Figure("syns_per_second", "1/s", HIGHER, "SYN/s"),
+        Figure("resident_growth_bytes", "B", LOWER, "growth KiB", "{:,.0f}", 1 << 10),
+        Figure("opened_connections", "1", HIGHER, "opened"),
+        Figure("opened_share", "1", HIGHER, "of those tried", "{:.1%}"),
         Figure("ns_per_request", "ns", LOWER, "ns/req"),
         Figure("instructions_per_request", "1", LOWER, "instructions/req"),
     )
@@ -59,6 +66,13 @@ def ratios(ours, theirs):
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} rounds against {len(theirs)}")
     return [None if a is None or not b else a / b for a, b in zip(ours, theirs)]
+
+
+def differences(ours, theirs):
+    """Round by round ours - theirs; None where a round lacks one of them."""
+    if len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} rounds against {len(theirs)}")
+    return [None if a is None or b is None else a - b for a, b in zip(ours, theirs)]
 
 
 def best(medians, better):

@@ -17,6 +17,11 @@ from pathlib import Path
 SERVER_CORE = 0
 CLIENT_CORE = 1
 
+# The pair that the flood comes from, both ends in the clients' namespace: what goes into the one comes out of the
+# other, from where the kernel forwards it to the servers' first pair.
+FLOOD_END = "flood"
+ROUTER_END = "router"
+
 OFFLOADS = {
     "tx": "tx-checksumming",
     "tso": "tcp-segmentation-offload",
@@ -73,6 +78,8 @@ class Lab:
     server4: list[str]
     # The prefix of the generator's addresses on each pair. The kernel has none of them.
     sources: list[str]
+    # The prefix of the flood's addresses, which nobody has.
+    flood: str
     root: Path
     _running: list[Process] = field(default_factory=list)
     _set: dict = field(default_factory=dict)
@@ -82,7 +89,7 @@ class Lab:
         return cls(
             server_ns=env["SERVER_NS"], client_ns=env["CLIENT_NS"], run_dir=Path(env["RUN_DIR"]),
             bin_dir=Path(env["BIN_DIR"]), server4=env["BENCH_ADDRESSES"].split(),
-            sources=env["BENCH_SOURCES"].split(), root=Path(env["ROOT"]),
+            sources=env["BENCH_SOURCES"].split(), flood=env["BENCH_FLOOD"], root=Path(env["ROOT"]),
         )
 
     # --- processes ---
@@ -140,18 +147,25 @@ class Lab:
             with contextlib.suppress(LabError):
                 self.stop(process)
 
-    def run(self, argv, timeout_s, core=CLIENT_CORE, env=None):
+    def run(self, argv, timeout_s):
         """Runs a program in the clients' namespace, pinned, to its end or for timeout_s."""
-        output, errors = self.run_dir / "client.out", self.run_dir / "client.err"
+        return self.wait(self.launch("client", argv), timeout_s)
+
+    def launch(self, name, argv):
+        """Starts a program in the clients' namespace, pinned; `wait` is for its end."""
+        output, errors = self.run_dir / f"{name}.out", self.run_dir / f"{name}.err"
         with open(output, "wb") as out, open(errors, "wb") as err:
             popen = subprocess.Popen(
-                ["ip", "netns", "exec", self.client_ns, "taskset", "-c", str(core), *argv],
+                ["ip", "netns", "exec", self.client_ns, "taskset", "-c", str(CLIENT_CORE), *argv],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-                env=None if env is None else os.environ | env,
             )
-        process = Process("client", popen, output, errors)
+        process = Process(name, popen, output, errors)
         self._running.append(process)
-        late = threading.Event()
+        return process
+
+    def wait(self, process, timeout_s):
+        """Waits for a program's end, or kills it after timeout_s."""
+        popen, late = process.popen, threading.Event()
 
         def too_late():
             late.set()
@@ -167,8 +181,8 @@ class Lab:
             timer.cancel()
         self._running.remove(process)
         return Finished(
-            popen.returncode, output.read_text("utf-8", "replace"), errors.read_text("utf-8", "replace"),
-            usage.ru_maxrss * 1024, late.is_set(),
+            popen.returncode, process.output.read_text("utf-8", "replace"),
+            process.errors.read_text("utf-8", "replace"), usage.ru_maxrss * 1024, late.is_set(),
         )
 
     # --- settings of the pairs ---

@@ -108,7 +108,10 @@ class Bench:
             # The first round looks at the offloads while all XDP programs are attached.
             watch = self._offloads_soon(server.pair, measurement) if step.round == 1 else contextlib.nullcontext()
             with watch:
-                self._client(measurement, server)
+                if step.cell.flood:
+                    self._flood(measurement, server)
+                else:
+                    self._client(measurement, server)
             died = server.process.popen.poll()
             if died is not None:
                 raise LabError(f"{server.process.name} ended with {died}: {server.process.last_line()}")
@@ -156,6 +159,44 @@ class Bench:
             measurement.values["memory_bytes_per_connection"] = growth.most / connections
             per_connection = (growth.most + finished.resident_bytes) / connections
             self._per_connection[step.peer] = per_connection
+
+    def _flood(self, measurement, server):
+        """Connections that are busy all the time; in the middle the flood, and new connections by the kernel."""
+        lab, cell, options = self._lab, measurement.step.cell, self._options
+        limit_s = clients.flood_s(cell) * plan.FLOOD_SLACK
+        _, load = self._client_command(measurement.step, server, plan.measured_s(cell, options))
+        load.append("--series")
+        flood = clients.ilet_flood(lab, server, cell, limit_s)
+        probe = clients.probe(server, clients.flood_s(cell))
+        measurement.conditions["command"] = "; ".join(map(" ".join, (load, flood, probe)))
+        started = []
+
+        def start(name, argv):
+            started.append(lab.launch(name, argv))
+            return started[-1]
+
+        def finish(process, timeout_s):
+            finished = lab.wait(process, timeout_s)
+            started.remove(process)
+            if finished.timed_out or finished.status != 0:
+                raise ClientError(clients.complaint(process.name, finished, timeout_s))
+            return finished.output
+
+        try:
+            loading = start("ilet-load", load)
+            time.sleep(plan.FLOOD_LEAD_S)
+            with procfs.MemoryGrowth(server.pids, with_kernel=False) as growth:
+                flooding, probing = start("ilet-flood", flood), start("probe", probe)
+                flooded = finish(flooding, limit_s + 10)
+            probed = finish(probing, limit_s + 10)
+            loaded = finish(loading, plan.measured_s(cell, options) + 30)
+        finally:
+            for process in started:
+                with contextlib.suppress(LabError):
+                    lab.stop(process)
+        measurement.values, measurement.details = clients.parse_flood(loaded, flooded, probed, cell.flood)
+        measurement.values["resident_growth_bytes"] = growth.most
+        measurement.conditions["mode"] = measurement.details["flood"]["mode"]
 
     def _client_command(self, step, server, seconds):
         cell, lab = step.cell, self._lab

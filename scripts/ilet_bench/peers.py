@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from . import procfs
 from .lab import SERVER_CORE
 
+# The stack's own programs, and the other one that has its address to itself; `ilet-engine` is `ilet` without
+# direct flows.
+OWN = ("ilet", "ilet-engine", "plain-smoltcp")
 OWN_PAIR = 0
 KERNEL_PAIR = 1
 
@@ -63,25 +66,28 @@ class Server:
     ready: str
     # Where the generator's connections come from.
     sources: str
+    # What it is asked: the cell's protocol, or datagrams if it only reflects.
+    protocol: str
 
 
 def start(lab, peer, cell, poll):
     """Starts the server of a peer for a cell, and waits until it serves.
 
-    A generator's peers (ilet-load, ilet-send) have ilet-reflect for a server. Raises LabError.
+    A generator's peers (ilet-load, ilet-send) have ilet-reflect for a server. Where ilet-reflect is a peer of TCP
+    servers, it gets as many datagrams as they have connections. Raises LabError.
     """
     which = program(peer)
     echo = cell.protocol.endswith("-echo")
     if which in ("ilet-load", "ilet-send"):
         which = "ilet-reflect"
-    own = which in ("ilet", "plain-smoltcp")
-    pair = OWN_PAIR if own else KERNEL_PAIR
+    pair = OWN_PAIR if which in OWN else KERNEL_PAIR
     address = lab.server4[pair]
     port = ECHO_PORT if echo else HTTP_PORT
     if which == "nginx":
-        return _start_nginx(lab, address, port)
+        return _start_nginx(lab, address, port, cell.protocol)
     wanted = cell.connections + cell.idle
-    if which == "ilet":
+    if which in ("ilet", "ilet-engine"):
+        engine_only = which == "ilet-engine"
         which = "ilet-echo" if echo else "ilet-httpd"
         argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port), "--poll", poll,
                 "--cores", str(SERVER_CORE)]
@@ -90,6 +96,7 @@ def start(lab, peer, cell, poll):
         # A closed loop has as many packets under way as connections; many idle ones are opened in bursts.
         burst = max(cell.connections, cell.idle // 25)
         argv += ["--burst", str(min(16_384, 2 * burst))] if burst > 1_000 else []
+        argv += ["--engine-only"] if engine_only else []
     elif which == "plain-smoltcp":
         argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port),
                 "--sockets", str(wanted), "--core", str(SERVER_CORE), "--poll", poll]
@@ -110,7 +117,8 @@ def start(lab, peer, cell, poll):
         # smoltcp's table of neighbours has room for eight, and it asks only for those of its own network, one a
         # second: two.
         sources = address.rpartition(".")[0] + ".8/30"
-    return Server(process, [process.pid], pair, address, port, _ready_line(process), sources)
+    protocol = "udp-echo" if which == "ilet-reflect" else cell.protocol
+    return Server(process, [process.pid], pair, address, port, _ready_line(process), sources, protocol)
 
 
 def _kernel_server(which):
@@ -125,7 +133,7 @@ def _ready_line(process):
     return found.group(1) if found else ""
 
 
-def _start_nginx(lab, address, port):
+def _start_nginx(lab, address, port, protocol):
     config = lab.run_dir / "nginx.conf"
     text = (lab.root / "scripts" / "nginx.conf.in").read_text("utf-8")
     for name, value in (("ADDRESS", address), ("PORT", port), ("RUN_DIR", lab.run_dir),
@@ -138,7 +146,7 @@ def _start_nginx(lab, address, port):
         lambda process: _listens(process.pid, port) and procfs.children(process.pid),
     )
     return Server(process, [process.pid, *procfs.children(process.pid)], KERNEL_PAIR, address, port,
-                  f"nginx, one worker, port {port} of {address}", lab.sources[KERNEL_PAIR])
+                  f"nginx, one worker, port {port} of {address}", lab.sources[KERNEL_PAIR], protocol)
 
 
 def _listens(pid, port):
@@ -154,7 +162,7 @@ def _listens(pid, port):
 def arrange(lab, peer, cell):
     """Sets the pair that the peer serves on as the cell wants it: MTU, offloads, receive work."""
     which = program(peer)
-    pair = OWN_PAIR if which in ("ilet", "plain-smoltcp") else KERNEL_PAIR
+    pair = OWN_PAIR if which in OWN else KERNEL_PAIR
     lab.set_mtu(pair, cell.mtu)
     if pair == OWN_PAIR:
         # The kernel's clients would send partial checksums over veth, and the stack verifies them. GRO gives

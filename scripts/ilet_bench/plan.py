@@ -20,7 +20,11 @@ CLOSING = 0.5
 # Seconds of a run over memory, which measures a number of requests and not a time; and for each connection
 # under callgrind, where plain smoltcp looks through all of them for each.
 IN_MEMORY_S = 0.6
-CALLGRIND_S = {"ilet": 0.0015, "plain-smoltcp": 0.006}
+CALLGRIND_S = {"ilet": 0.0015, "ilet-engine": 0.0015, "plain-smoltcp": 0.006}
+# Seconds of load before a flood, with its warm-up, and after it; and how much longer than planned it may take.
+FLOOD_LEAD_S = 1.5
+FLOOD_TAIL_S = 1
+FLOOD_SLACK = 1.2
 
 
 class PlanError(Exception):
@@ -135,6 +139,8 @@ def steps(options):
 
 def measured_s(cell, options):
     """Seconds that a client measures in a cell."""
+    if cell.flood:
+        return FLOOD_LEAD_S + clients.flood_s(cell) * FLOOD_SLACK + FLOOD_TAIL_S
     seconds = options.measured_s * cell.length
     return clients.wrk_seconds(seconds) if cell.client == "wrk" else seconds
 

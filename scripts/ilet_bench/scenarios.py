@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 ECHO_KERNEL = ("kernel-echo/default", "kernel-echo/rps")
 HTTPD_KERNEL = ("kernel-httpd/default", "kernel-httpd/rps")
 NGINX = ("nginx/default", "nginx/rps")
+# The limit of the path, for as many datagrams as there are connections.
+LIMIT = ("ilet-reflect",)
 
 RATE = (
     "requests_per_second", "latency_p50_us", "latency_p90_us", "latency_p99_us", "latency_p99_9_us", "latency_max_us",
@@ -38,6 +40,8 @@ class Cell:
     offloads: str = "off"
     loss: float = 0.0
     reorder: float = 0.0
+    # SYNs from addresses that nobody has, while the connections are busy.
+    flood: int = 0
     # Measured time, in units of --seconds.
     length: float = 1
     # At most so many rounds.
@@ -81,20 +85,23 @@ def _udp_echo():
 
 def _tcp_echo():
     # Plain smoltcp scans all its sockets for every packet: with 10,000 it does not get through the handshakes.
+    without = {
+        16: ("plain-smoltcp",), 256: ("plain-smoltcp",), 1_000: LIMIT, 10_000: ("plain-smoltcp", *LIMIT),
+    }
     return tuple(
-        Cell("tcp-echo", connections, 64, quick=connections in (1, 64),
-             without=("plain-smoltcp",) if connections in (16, 256, 10_000) else ())
+        Cell("tcp-echo", connections, 64, quick=connections in (1, 64, 256), without=without.get(connections, ()))
         for connections in (1, 16, 64, 256, 1_000, 10_000)
     )
 
 
 def _http_keepalive():
     own = tuple(
-        Cell("http", connections, size, rounds=3 if size == 128 else 2, quick=size == 128 and connections in (1, 64))
+        Cell("http", connections, size, rounds=3 if size == 128 else 2, quick=size == 128 and connections in (1, 64),
+             without=() if size == 128 and connections < 1_000 else LIMIT)
         for size in (128, 1_024, 10_240, 102_400) for connections in (1, 64, 1_000)
     )
     wrk = tuple(
-        Cell("http", connections, 128, client="wrk", offloads="on", quick=connections == 64)
+        Cell("http", connections, 128, client="wrk", offloads="on", quick=connections == 64, without=LIMIT)
         for connections in (1, 64, 1_000)
     )
     return own + wrk
@@ -127,8 +134,9 @@ def _download():
     lengths = {10: 2, 30: 3, 60: 4, 120: 8}
     return tuple(
         Cell("http-download", connections, LARGE, **variant, length=length, rounds=2,
-             quick=connections == 10 and variant["client"] == "ilet-load" and variant["mtu"] == 1500)
+             quick=connections == 10 and variant is variants[0])
         for variant in variants for connections, length in lengths.items()
+        if connections != 30 or variant is variants[0]
     )
 
 
@@ -137,9 +145,20 @@ def _in_memory():
         Cell("tcp-echo", connections, 64, client="ilet-memory", quick=connections in (1, 1_000))
         for connections in (1, 1_000, 10_000)
     )
-    # Instructions are the same every time.
-    count = tuple(Cell("tcp-echo", connections, 64, client="callgrind", rounds=1) for connections in (1, 1_000, 10_000))
+    # Instructions are the same every time. Plain smoltcp's go up with the connections: two counts show that.
+    count = tuple(
+        Cell("tcp-echo", connections, 64, client="callgrind", rounds=1, quick=connections == 1,
+             without=("plain-smoltcp",) if connections == 10_000 else ())
+        for connections in (1, 1_000, 10_000)
+    )
     return time + count
+
+
+def _flood():
+    # Lengths are those of the flood.
+    return tuple(
+        Cell("tcp-echo", 64, 64, flood=syns, rounds=2, quick=quick) for syns, quick in ((200_000, True), (1_000_000, False))
+    )
 
 
 def _lossy():
@@ -177,12 +196,13 @@ SCENARIOS = {
             ("ilet", "ilet-reflect", *ECHO_KERNEL), RATE, _udp_echo(),
         ),
         Scenario(
-            "tcp-echo", "TCP echo", ("size", "connections"), ("ilet", *ECHO_KERNEL, "plain-smoltcp"), RATE, _tcp_echo(),
+            "tcp-echo", "TCP echo", ("size", "connections"), ("ilet", *LIMIT, *ECHO_KERNEL, "plain-smoltcp"), RATE,
+            _tcp_echo(),
             quick_without=("plain-smoltcp",),
         ),
         Scenario(
             "http-keepalive", "HTTP, static file, connections kept open", ("client", "size", "connections"),
-            ("ilet", *NGINX, *HTTPD_KERNEL), RATE, _http_keepalive(), quick_without=HTTPD_KERNEL,
+            ("ilet", *LIMIT, *NGINX, *HTTPD_KERNEL), RATE, _http_keepalive(), quick_without=HTTPD_KERNEL,
         ),
         Scenario(
             "http-connection", "HTTP, one connection per request", ("size", "connections"),
@@ -210,14 +230,20 @@ SCENARIOS = {
         ),
         Scenario(
             "in-memory", "TCP echo over memory, user space only", ("client", "size", "connections"),
-            ("ilet", "plain-smoltcp"), ("ns_per_request", "instructions_per_request"), _in_memory(),
+            ("ilet", "ilet-engine", "plain-smoltcp"), ("ns_per_request", "instructions_per_request"), _in_memory(),
             ratios=("ns_per_request", "instructions_per_request"), quick_rounds=1,
         ),
         Scenario(
             "lossy", "seeded loss and reordering, in both directions", ("protocol", "size", "connections", "loss", "reorder"),
-            ("ilet", *ECHO_KERNEL, *NGINX),
+            ("ilet", "ilet-engine", *ECHO_KERNEL, *NGINX),
             ("requests_per_second", "bytes_per_second", "latency_p50_us", "latency_p99_us", "latency_max_us", "server_cpu_us_per_request"),
             _lossy(), ratios=("requests_per_second", "bytes_per_second", "latency_p99_us"), quick_rounds=1,
+        ),
+        Scenario(
+            "flood", "TCP echo while SYNs from random addresses pour in", ("size", "connections", "flood"), ("ilet",),
+            ("flooded_to_quiet", "quiet_requests_per_second", "flooded_requests_per_second", "syns_per_second",
+             "resident_growth_bytes", "opened_connections", "opened_share"),
+            _flood(), ratios=(), quick_rounds=1,
         ),
     )
 }

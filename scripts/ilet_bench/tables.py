@@ -7,6 +7,7 @@ from .scenarios import SCENARIOS
 AXIS_TITLES = {
     "size": "bytes", "connections": "conns", "slow": "B/s each", "protocol": "protocol", "client": "client",
     "idle": "idle", "mtu": "MTU", "offloads": "offloads", "loss": "loss", "reorder": "reorder",
+    "flood": "SYNs",
 }
 
 

@@ -25,10 +25,21 @@ def ilet_load_result(rate=100_000.0, **changes):
             "pids": [1], "cpu_s": 1.0, "cpu_us_per_request": 5.0, "voluntary_switches": 4, "involuntary_switches": 2,
             "switches_per_request": 0.00003, "resident_bytes_begin": 1, "resident_bytes_end": 1, "resident_bytes_max": 1,
         },
-        "generator": {"cpu_s": 2.0, "cpu_us_per_request": 10.0},
+        "generator": {"cpu_s": 2.0, "cpu_us_per_request": 10.0}, "series": None,
     }
     return result | changes
 
+
+# 1,000 requests per second, and 600 while the flood runs, from the second on, for ten.
+FLOOD_SERIES = {"began_at": 5_000.0, "points": [[0.0, 0], [2.0, 2_000], [12.0, 8_000], [13.0, 9_000]]}
+FLOOD = {
+    "sent": 1_000_000, "began_at": 5_002.0, "seconds": 10.0, "sent_per_second": 100_000.0, "syn_acks": 0, "resets": 0,
+    "mode": "copy",
+}
+ATTEMPTS = [
+    {"began_at": began_at, "seconds": 0.001, "failure": failure}
+    for began_at, failure in ((5_001.9, "timeout"), (5_002.1, None), (5_003.0, "timeout"), (5_011.9, None), (5_012.1, None))
+]
 
 WRK = """\
 Running 2s test @ http://10.5.4.2/128.bin

@@ -1,9 +1,10 @@
+import asyncio
 import json
 import types
 import unittest
 from pathlib import Path
 
-from .. import clients, lab
+from .. import clients, lab, probe
 from ..clients import ClientError
 from ..scenarios import Cell
 from . import samples
@@ -50,9 +51,10 @@ class IletLoad(unittest.TestCase):
             with self.subTest(text), self.assertRaisesRegex(ClientError, "no result"):
                 clients.parse_ilet_load(text)
 
-    def command(self, cell, round_number=1):
+    def command(self, cell, round_number=1, protocol=None):
         where = types.SimpleNamespace(bin_dir=Path("/b"), run_dir=Path("/r"))
-        server = types.SimpleNamespace(pair=1, address="10.20.0.2", port=80, pids=[5, 6], sources="10.9.2.0/24")
+        server = types.SimpleNamespace(pair=1, address="10.20.0.2", port=80, pids=[5, 6], sources="10.9.2.0/24",
+                                       protocol=protocol or cell.protocol)
         return " ".join(clients.ilet_load(where, server, cell, round_number, 2, 0.2, "busy"))
 
     def test_the_command_line(self):
@@ -64,6 +66,12 @@ class IletLoad(unittest.TestCase):
             self.assertIn(words, line)
         self.assertNotIn("--size", line)
         self.assertNotIn("--loss", line)
+
+    def test_a_reflector_gets_as_many_datagrams(self):
+        line = self.command(Cell("http", 64, 128), protocol="udp-echo")
+        self.assertIn("--target udp-echo://10.20.0.2:80 --connections 64", line)
+        self.assertIn("--size 128", line)
+        self.assertNotIn("--body-file", line)
 
     def test_every_peer_of_a_round_meets_the_same_faults(self):
         lossy = Cell("tcp-echo", 64, 64, loss=0.001)
@@ -102,6 +110,94 @@ class Wrk(unittest.TestCase):
         self.assertEqual([clients.wrk_seconds(seconds) for seconds in (0.3, 1, 1.5)], [1, 1, 2])
 
 
+class Flood(unittest.TestCase):
+    def figures(self, wanted=1_000_000, **changes):
+        load = samples.ilet_load_result(series=samples.FLOOD_SERIES | changes.pop("series", {}))
+        flood = samples.FLOOD | changes.pop("flood", {})
+        probe = {"attempts": changes.pop("attempts", samples.ATTEMPTS)}
+        return clients.parse_flood(*map(json.dumps, (load, flood, probe)), wanted)
+
+    def test_the_figures(self):
+        values, details = self.figures()
+        self.assertAlmostEqual(values["quiet_requests_per_second"], 1_000)
+        self.assertAlmostEqual(values["flooded_requests_per_second"], 600)
+        self.assertAlmostEqual(values["flooded_to_quiet"], 0.6)
+        self.assertEqual(values["syns_per_second"], 100_000)
+        self.assertEqual(details["flood"]["sent"], 1_000_000)
+
+    def test_new_connections_count_if_they_began_in_the_flood(self):
+        values, _ = self.figures()
+        self.assertEqual((values["opened_connections"], values["opened_share"]), (2, 2 / 3))
+        values, _ = self.figures(attempts=[])
+        self.assertEqual((values["opened_connections"], values["opened_share"]), (0, None))
+
+    def test_a_flood_that_did_not_get_through_is_no_result(self):
+        with self.assertRaisesRegex(ClientError, "900,000 of 1,000,000 SYNs"):
+            self.figures(flood={"sent": 900_000})
+
+    def test_the_load_runs_before_and_after_it(self):
+        for points in ([[0, 0], [4, 5_000]], [[5, 0], [20, 9_000]], []):
+            with self.subTest(points), self.assertRaisesRegex(ClientError, "no result"):
+                self.figures(series={"points": points})
+
+    def test_errors_of_the_load_are_no_result(self):
+        load = samples.ilet_load_result(errors={"reset": 1}, errors_total=1)
+        with self.assertRaisesRegex(ClientError, "1 reset"):
+            clients.parse_flood(json.dumps(load), json.dumps(samples.FLOOD), "{}", 1)
+
+    def test_what_is_no_result(self):
+        load = json.dumps(samples.ilet_load_result(series=samples.FLOOD_SERIES))
+        for flood, probe in (("", "{}"), ("{}", "{}"), (json.dumps(samples.FLOOD), "[]"), ("[]", "")):
+            with self.subTest(flood), self.assertRaisesRegex(ClientError, "no result"):
+                clients.parse_flood(load, flood, probe, 1)
+
+    def test_the_command_lines(self):
+        where = types.SimpleNamespace(bin_dir=Path("/b"), flood="198.18.0.0/15", link_address=lambda end: f"mac-of-{end}")
+        server = types.SimpleNamespace(address="10.20.0.2", port=7)
+        line = " ".join(clients.ilet_flood(where, server, Cell("tcp-echo", 64, 64, flood=200_000), 2.5))
+        for words in (
+            "/b/ilet-flood --interface flood --sources 198.18.0.0/15 --target 10.20.0.2:7 --peer-link mac-of-router",
+            "--count 200000 --rate 100000 --duration 2.5",
+        ):
+            self.assertIn(words, line)
+        self.assertEqual(clients.probe(server, 2.0)[1:], ["-m", "ilet_bench.probe", "10.20.0.2", "7", "2"])
+
+
+class Probe(unittest.TestCase):
+    def attempts(self, serve, seconds=0.05):
+        async def run():
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            async with server:
+                return await probe.probe(*server.sockets[0].getsockname()[:2], seconds)
+
+        return asyncio.run(run())
+
+    def test_echoes_are_checked(self):
+        async def echo(reader, writer):
+            writer.write(await reader.readexactly(probe.MESSAGE_BYTES))
+            writer.close()
+
+        async def damage(reader, writer):
+            writer.write(bytes(await reader.readexactly(probe.MESSAGE_BYTES))[::-1])
+            writer.close()
+
+        async def silence(reader, writer):
+            await reader.readexactly(1)
+            writer.close()
+
+        self.assertEqual({one["failure"] for one in self.attempts(echo)}, {None})
+        self.assertIn("ValueError", self.attempts(damage)[0]["failure"])
+        self.assertIn("IncompleteReadError", self.attempts(silence)[0]["failure"])
+
+    def test_it_goes_on_whatever_becomes_of_them(self):
+        async def reset(_reader, writer):
+            writer.transport.abort()
+
+        found = self.attempts(reset)
+        self.assertGreater(len(found), 1)
+        self.assertTrue(all(one["failure"] for one in found))
+
+
 class Others(unittest.TestCase):
     def test_callgrind(self):
         self.assertEqual(clients.parse_callgrind("==7== Events    : Ir\n==7== Collected : 23456\n"), 23_456)
@@ -111,7 +207,7 @@ class Others(unittest.TestCase):
     def test_requests_over_memory_are_a_multiple_of_the_connections(self):
         where = types.SimpleNamespace(bin_dir=Path("/b"), run_dir=Path("/r"))
         for client in ("ilet-memory", "callgrind"):
-            for peer in ("ilet", "plain-smoltcp"):
+            for peer in ("ilet", "ilet-engine", "plain-smoltcp"):
                 for connections in (1, 1_000, 10_000):
                     cell = Cell("tcp-echo", connections, 64, client=client)
                     requests = clients.memory_requests(peer, cell)
@@ -119,6 +215,8 @@ class Others(unittest.TestCase):
                     line = " ".join(clients.ilet_memory(where, peer, cell))
                     self.assertIn(f"--requests {requests} ", line)
                     self.assertEqual(line.startswith("valgrind --tool=callgrind"), client == "callgrind")
+                    self.assertEqual("--server stack" in line, peer != "plain-smoltcp")
+                    self.assertEqual("--engine-only" in line, peer == "ilet-engine")
 
     def test_the_last_line_is_the_complaint(self):
         finished = lab.Finished(2, "", "warning: x\nerror: no route to 10.0.0.2\n", 0, False)

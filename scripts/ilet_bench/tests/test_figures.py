@@ -23,13 +23,17 @@ class Ratios(unittest.TestCase):
         self.assertEqual(figures.median(figures.ratios(ours, theirs)), 1)
         self.assertNotEqual(figures.median(ours) / figures.median(theirs), 1)
 
+    def test_so_are_differences(self):
+        self.assertEqual(figures.differences([5, None, 3, 1], [4, 2, None, 3]), [1, None, None, -2])
+
     def test_a_round_without_a_figure_has_no_ratio(self):
         self.assertEqual(figures.ratios([1, None, 3], [1, 2, None]), [1, None, None])
         self.assertEqual(figures.ratios([1], [0]), [None])
 
     def test_different_numbers_of_rounds_are_refused(self):
-        with self.assertRaises(ValueError):
-            figures.ratios([1, 2], [1])
+        for combine in (figures.ratios, figures.differences):
+            with self.assertRaises(ValueError):
+                combine([1, 2], [1])
 
 
 class Best(unittest.TestCase):

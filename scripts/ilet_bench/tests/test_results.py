@@ -4,7 +4,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from .. import goals, plots, results, tables
+from .. import goals, peers, plots, results, tables
+from ..scenarios import SCENARIOS
 from .samples import CELL, measurement
 
 KERNEL = ("kernel-echo/default", "kernel-echo/rps")
@@ -137,12 +138,63 @@ class Goals(unittest.TestCase):
     def test_held_and_missed(self):
         found = {goal.text: holds for goal, _, holds in goals.verdicts(results.rows(measured()))}
         self.assertIs(found["tcp-echo at 64 connections, times kernel-echo's best placement"], True)
+        self.assertIsNone(found["tcp-echo at 64 connections, times the reflector with as many in flight"])
         self.assertIsNone(found["http-keepalive 128 B at 64 connections, times nginx's best placement"])
         slower = [measurement(peer, 1, rate) for peer, rate in (("ilet", 100.0), (KERNEL[0], 90.0))]
         text = goals.text(results.rows(slower))
         self.assertEqual(text, "")
         slower.append(measurement(KERNEL[1], 1, 80.0))
-        self.assertIn("✗   1.11  at least 1.50", goals.text(results.rows(slower)))
+        self.assertIn("✗   1.11  at least 1.80", goals.text(results.rows(slower)))
+
+    def verdict(self, words, found):
+        """The value and verdict of the only goal with these words."""
+        (one,) = [(value, holds) for goal, value, holds in goals.verdicts(results.rows(found)) if words in goal.text]
+        return one
+
+    def test_differences_are_the_medians_of_the_rounds(self):
+        one = dataclasses.replace(CELL, connections=1)
+        found = []
+        for number, (ours, limit) in enumerate(((5.0, 4.5), (9.0, 8.2), (5.0, 3.0)), 1):
+            for peer, p50 in (("ilet", ours), ("ilet-reflect", limit)):
+                found.append(measurement(peer, number, 1.0, cell=one))
+                found[-1].values["latency_p50_us"] = p50
+        value, holds = self.verdict("less the reflector's", found)
+        self.assertAlmostEqual(value, 0.8)
+        self.assertIs(holds, True)
+        self.assertEqual(self.verdict("less the reflector's", found[::2]), (None, None))
+
+    def figures(self, scenario, cell, **values):
+        made = measurement("ilet", 1, scenario=scenario, cell=cell)
+        made.values = values
+        return made
+
+    def test_a_cell_against_another(self):
+        none = self.figures("idle-scale", dataclasses.replace(CELL, idle=0), server_cpu_us_per_request=2.0)
+        many = self.figures("idle-scale", dataclasses.replace(CELL, idle=500_000), server_cpu_us_per_request=3.0)
+        self.assertEqual(self.verdict("that with none", [none, many]), (1.5, False))
+        self.assertEqual(self.verdict("that with none", [many]), (None, None))
+
+    def test_figures_themselves(self):
+        flood = self.figures("flood", dataclasses.replace(CELL, flood=1_000_000), flooded_to_quiet=0.5,
+                             resident_growth_bytes=3 << 20, opened_share=1.0)
+        text = goals.text(results.rows([flood]))
+        for line in (
+            "✓   0.50  at least 0.50   flood of", "✗  3,072  at most 1,024   flood of", "✓ 100.0%  at least 95.0%  flood of",
+        ):
+            self.assertIn(line, text)
+
+    def test_each_is_about_a_cell_that_a_full_run_measures(self):
+        for goal in goals.GOALS:
+            scenario = SCENARIOS[goal.scenario]
+            for wanted in (goal.parameters, goal.parameters | goal.base):
+                cells = [
+                    cell for cell in scenario.cells if wanted.items() <= scenario.parameters(cell).items()
+                ]
+                with self.subTest(goal.text):
+                    self.assertEqual(len(cells), 1)
+                    peer = goal.peer and goal.peer.removesuffix("/best")
+                    measured_peers = [peers.program(name) for name in scenario.peers if name not in cells[0].without]
+                    self.assertTrue(peer is None or peer in measured_peers)
 
 
 class Plots(unittest.TestCase):
