@@ -9,7 +9,7 @@ use std::process::Output;
 
 use interruptlet_tests::echo::{close, pattern, tcp_exchange, tcp_round_trip, udp_round_trip};
 use interruptlet_tests::lab::{CLIENT_IF, Lab, Options, SERVER_IF, VERSIONS, Version};
-use interruptlet_tests::server::{Launch, binary};
+use interruptlet_tests::server::{ECHO_PORT, Launch, binary};
 
 const PORT: u16 = 9000;
 
@@ -35,10 +35,15 @@ fn plain(lab: &Lab, version: Version, sockets: usize) -> Launch<'_> {
         .with("--sockets", sockets.to_string())
 }
 
+/// The link address of the server's interface, as on a command line.
+fn server_link(lab: &Lab) -> String {
+    let link = lab.link_address(lab.server(), SERVER_IF);
+    link.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Runs `ilet-send` on the client's side, for half a second.
 fn send(lab: &Lab, version: Version, target: SocketAddr) -> Output {
-    let link = lab.link_address(lab.server(), SERVER_IF);
-    let link = link.map(|byte| format!("{byte:02x}")).join(":");
+    let link = server_link(lab);
     let program = binary("ilet-send");
     lab.client().run(
         program.to_str().expect("a path in UTF-8"),
@@ -122,6 +127,47 @@ fn the_sender_gets_back_what_the_reflector_reflects() {
 }
 
 #[test]
+fn a_flood_is_answered_and_leaves_the_server_in_order() {
+    let Some(lab) = Lab::new(Options::default()) else {
+        return;
+    };
+    let server = Launch::echo(&lab).start();
+    for (version, poll) in [(Version::V4, "busy"), (Version::V6, "sleep")] {
+        let to = lab.server_at(version, ECHO_PORT);
+        let program = binary("ilet-flood");
+        let output = lab.client().run(
+            program.to_str().expect("a path in UTF-8"),
+            &[
+                "--interface",
+                CLIENT_IF,
+                "--sources",
+                &lab.spare_prefix(version),
+                "--target",
+                &to.to_string(),
+                "--peer-link",
+                &server_link(&lab),
+                "--count",
+                "2000",
+                "--rate",
+                "20000",
+                "--poll",
+                poll,
+                "--json",
+            ],
+        );
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let json = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(number(&json, "sent"), 2000.0, "{json}");
+        assert!(number(&json, "seconds") >= 0.09, "{json}");
+        // Some may be lost if one end had no processor for a while.
+        assert!(number(&json, "syn_acks") > 1000.0, "{json}");
+        assert_eq!(number(&json, "resets"), 0.0, "{json}");
+        tcp_exchange(lab.client(), to, b"still there");
+    }
+    server.stop();
+}
+
+#[test]
 fn a_sender_that_nobody_answers_says_so() {
     let Some(lab) = Lab::new(Options::default()) else {
         return;
@@ -180,6 +226,13 @@ fn what_cannot_work_is_refused_in_a_line() {
             .with("--size", size)
             .with("--duration", "1")
     };
+    let flood = |sources: &str| {
+        Launch::bare(&lab, "ilet-flood")
+            .with("--interface", SERVER_IF)
+            .with("--sources", sources)
+            .with("--target", "10.0.0.1:9")
+            .with("--peer-link", "02:00:00:00:00:02")
+    };
     for (launch, code, word) in [
         // It needs the kernel's address.
         (reflect(&lab, Version::V4), 1, "does not have"),
@@ -200,6 +253,7 @@ fn what_cannot_work_is_refused_in_a_line() {
         ),
         (send(&spare, "1473"), 2, "1472"),
         (send("fd00::1", "64"), 2, "IP version"),
+        (flood("fd00:1::/64"), 2, "IP version"),
     ] {
         let refusal = launch.refuse();
         assert_eq!(refusal.code, Some(code), "{refusal:?}");
@@ -221,6 +275,7 @@ fn a_wrong_command_line_has_an_exit_code_of_its_own() {
         reflect(&lab, Version::V4).with("--poll", "never"),
         plain(&lab, Version::V4, 0),
         Launch::bare(&lab, "ilet-send"),
+        Launch::bare(&lab, "ilet-flood"),
         Launch::bare(&lab, "ilet-memory")
             .with("--server", "kernel")
             .with("--connections", "1")
