@@ -1,14 +1,13 @@
-//! Seeded network simulation: echo and download through loss, duplication, reordering and corruption.
-//!
-//! `ILET_SEEDS=N` tries N seeds, `ILET_SEED=K` replays one exactly. Every failure prints the command.
+//! Seeded network simulation: echo and download through loss, duplication, reordering and corruption at the
+//! worker's own port. See [`common::seeds`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use common::handlers::{Lines, answer};
+use common::seeds::{PATIENCE, faults, for_seeds};
 use common::world::World;
 use common::*;
 use interruptlet::Duration;
@@ -16,31 +15,6 @@ use interruptlet::port::faulty::Faults;
 use interruptlet::sim::SimConfig;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-
-/// Seeds of an ordinary run: a few seconds of a debug build.
-const SEEDS: u64 = 200;
-
-/// No conversation may take longer: with these faults, more means that something hangs.
-const PATIENCE: Duration = Duration::from_secs(3600);
-
-/// What goes wrong in the world of a seed. Not more, or smoltcp's retransmission timer (which backs off to a
-/// minute, and forgets that only when a whole flight gets through) runs into the user timeout.
-fn faults(random: &mut SmallRng) -> Faults {
-    let mut up_to = |most: f64| {
-        if random.random_bool(0.5) {
-            random.random_range(0.0..most)
-        } else {
-            0.0
-        }
-    };
-    Faults {
-        loss: up_to(0.05),
-        duplication: up_to(0.1),
-        reordering: up_to(0.2),
-        corruption: up_to(0.05),
-        delay_max: Duration::from_millis(20),
-    }
-}
 
 fn world(seed: u64) -> (World, Version) {
     let mut random = SmallRng::seed_from_u64(seed);
@@ -90,27 +64,6 @@ fn assert_over(world: &mut World) {
     assert!(over, "a connection is left");
     world.run_for(Duration::from_secs(1));
     assert_at_rest(&mut world.sim);
-}
-
-/// Runs `scenario` for every seed of this run.
-fn for_seeds(name: &str, scenario: impl Fn(u64)) {
-    let variable = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|value: String| value.parse::<u64>().expect("a number"))
-    };
-    let seeds = match variable("ILET_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("ILET_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        if catch_unwind(AssertUnwindSafe(|| scenario(seed))).is_err() {
-            panic!(
-                "seed {seed} failed; replay it with\n    \
-                 ILET_SEED={seed} cargo test -p interruptlet --test faults {name}"
-            );
-        }
-    }
 }
 
 #[test]

@@ -293,20 +293,31 @@ pub fn is_arp(frame: &[u8]) -> bool {
 
 /// Takes an IP frame apart; panics if a length or a checksum in it is wrong.
 pub fn dissect(frame: &[u8]) -> Packet {
+    try_dissect(frame).unwrap_or_else(|wrong| panic!("wrong: {wrong}"))
+}
+
+/// Takes an IP frame apart; says which length or checksum in it is wrong.
+pub fn try_dissect(frame: &[u8]) -> Result<Packet, &'static str> {
+    let right = |right: bool, what| if right { Ok(()) } else { Err(what) };
+    right(frame.len() >= 14, "link header")?;
     let mut at = 12;
     let mut tags = Vec::new();
     while be16(&frame[at..]) == VLAN {
+        right(frame.len() >= at + 6, "tag")?;
         tags.push(be16(&frame[at + 2..]));
         at += 4;
     }
-    let ethertype = be16(&frame[at..]);
     let packet = &frame[at + 2..];
     let (source, destination, hop_limit, protocol, transport): (IpAddr, IpAddr, _, _, _) =
-        match ethertype {
+        match be16(&frame[at..]) {
             IPV4 => {
-                assert_eq!(packet[0], 0x45, "an IPv4 header without options");
-                assert_eq!(usize::from(be16(&packet[2..])), packet.len(), "IPv4 length");
-                assert_eq!(checksum(&[&packet[..20]]), 0, "IPv4 checksum");
+                right(packet.len() >= 20, "IPv4 header")?;
+                right(packet[0] == 0x45, "an IPv4 header without options")?;
+                right(
+                    usize::from(be16(&packet[2..])) == packet.len(),
+                    "IPv4 length",
+                )?;
+                right(checksum(&[&packet[..20]]) == 0, "IPv4 checksum")?;
                 let address =
                     |at: usize| <[u8; 4]>::try_from(&packet[at..at + 4]).expect("four bytes");
                 (
@@ -318,12 +329,12 @@ pub fn dissect(frame: &[u8]) -> Packet {
                 )
             }
             IPV6 => {
-                assert_eq!(packet[0] >> 4, 6, "IPv6 version");
-                assert_eq!(
-                    usize::from(be16(&packet[4..])),
-                    packet.len() - 40,
-                    "IPv6 length"
-                );
+                right(packet.len() >= 40, "IPv6 header")?;
+                right(packet[0] >> 4 == 6, "IPv6 version")?;
+                right(
+                    usize::from(be16(&packet[4..])) == packet.len() - 40,
+                    "IPv6 length",
+                )?;
                 let address =
                     |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).expect("sixteen bytes");
                 (
@@ -334,22 +345,30 @@ pub fn dissect(frame: &[u8]) -> Packet {
                     packet[40..].to_vec(),
                 )
             }
-            other => panic!("ethertype {other:#06x}"),
+            _ => return Err("ethertype"),
         };
     if protocol == ICMP {
-        assert_eq!(checksum(&[&transport]), 0, "ICMP checksum");
+        right(checksum(&[&transport]) == 0, "ICMP checksum")?;
     } else {
         let pseudo = pseudo_header(source, destination, protocol, transport.len());
-        assert_eq!(checksum(&[&pseudo, &transport]), 0, "transport checksum");
+        right(checksum(&[&pseudo, &transport]) == 0, "transport checksum")?;
     }
     if protocol == UDP {
-        assert_eq!(
-            usize::from(be16(&transport[4..])),
-            transport.len(),
-            "UDP length"
-        );
+        right(transport.len() >= 8, "UDP header")?;
+        right(
+            usize::from(be16(&transport[4..])) == transport.len(),
+            "UDP length",
+        )?;
     }
-    Packet {
+    if protocol == TCP {
+        right(transport.len() >= 20, "TCP header")?;
+        let header_len = usize::from(transport[12] >> 4) * 4;
+        right(
+            (20..=transport.len()).contains(&header_len),
+            "TCP data offset",
+        )?;
+    }
+    Ok(Packet {
         link_destination: frame[..6].try_into().expect("six bytes"),
         link_source: frame[6..12].try_into().expect("six bytes"),
         tags,
@@ -358,7 +377,7 @@ pub fn dissect(frame: &[u8]) -> Packet {
         hop_limit,
         protocol,
         transport,
-    }
+    })
 }
 
 impl Packet {

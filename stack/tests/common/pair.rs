@@ -7,9 +7,14 @@ use std::sync::{Arc, Mutex};
 use interruptlet::client::{
     Client, Core, Datagram, Datagrams, End, OpenError, Reach, Stream, StreamId,
 };
+use interruptlet::port::faulty::Faults;
 use interruptlet::sim::{Sim, SimConfig};
 use interruptlet::{Cidr, Duration, Instant};
 
+use super::lane::Lane;
+use super::oracle::Oracle;
+use super::packets::{TCP, try_dissect};
+use super::world::is_none;
 use super::{CLIENT_LINK, PORT, Version, pattern};
 
 /// How often the client looks for wishes.
@@ -76,14 +81,26 @@ impl Client for Told {
                 },
                 Wish::Send(token, bytes) => {
                     let id = shared.id(token);
+                    let waiting = shared.unsent.iter_mut().find(|(of, _)| *of == token);
+                    if let Some((_, unsent)) = waiting {
+                        unsent.extend(bytes);
+                        continue;
+                    }
                     let mut sent = 0;
-                    assert!(core.stream(id, |stream| sent = stream.send(&bytes)));
-                    if sent < bytes.len() {
+                    let is_there = core.stream(id, |stream| sent = stream.send(&bytes));
+                    assert!(is_there || shared.is_closed(token));
+                    if is_there && sent < bytes.len() {
                         shared.unsent.push((token, bytes[sent..].to_vec()));
                     }
                 }
-                Wish::Close(token) => assert!(core.stream(shared.id(token), |s| s.close())),
-                Wish::Abort(token) => assert!(core.stream(shared.id(token), |s| s.abort())),
+                Wish::Close(token) => {
+                    let is_there = core.stream(shared.id(token), |stream| stream.close());
+                    assert!(is_there || shared.is_closed(token));
+                }
+                Wish::Abort(token) => {
+                    let is_there = core.stream(shared.id(token), |stream| stream.abort());
+                    assert!(is_there || shared.is_closed(token));
+                }
                 Wish::Datagram(local, peer, bytes) => {
                     assert!(core.datagrams().send(local, peer, &bytes));
                 }
@@ -154,6 +171,12 @@ impl Shared {
     fn id(&self, token: u64) -> StreamId {
         self.open.iter().find(|(of, _)| *of == token).unwrap().1
     }
+
+    /// Whether the connection is over.
+    pub fn is_closed(&self, token: u64) -> bool {
+        let closed = |event: &Event| matches!(event, Event::Closed(of, _) if *of == token);
+        self.events.iter().any(closed)
+    }
 }
 
 /// The prefixes whose addresses the client's side has.
@@ -176,6 +199,9 @@ pub fn server(version: Version) -> SocketAddr {
     SocketAddr::new(version.server(), PORT)
 }
 
+/// What is done to a worker before it sees a segment.
+pub type BeforeSegment = Box<dyn FnMut(&mut Sim)>;
+
 /// Server, client, and the wire between them.
 pub struct Pair {
     pub server: Sim,
@@ -183,6 +209,13 @@ pub struct Pair {
     pub shared: Arc<Mutex<Shared>>,
     /// Whether frames get through.
     pub connected: bool,
+    /// The wire, and who checks what each side sends on it.
+    pub to_server: Lane,
+    pub to_client: Lane,
+    pub server_oracle: Option<Oracle>,
+    pub client_oracle: Option<Oracle>,
+    /// Called with the client before each segment that arrives there, which then has a turn of its own.
+    pub before_client: Option<BeforeSegment>,
     /// The longest step of time: short where frames are delayed, which no deadline knows of.
     pub step_max: Duration,
 }
@@ -200,11 +233,20 @@ impl Pair {
             ..SimConfig::default()
         };
         change(&mut client);
+        // An oracle cannot see the faults of a worker's own port.
+        let oracle = |name, config: &SimConfig| {
+            is_none(&config.faults).then(|| Oracle::new(name, config.mtu))
+        };
         Self {
+            server_oracle: oracle("server", &server),
+            client_oracle: oracle("client", &client),
             server: Sim::new(server),
             client: Sim::new(client),
             shared,
             connected: true,
+            to_server: Lane::perfect(),
+            to_client: Lane::perfect(),
+            before_client: None,
             step_max: Duration::from_millis(100),
         }
     }
@@ -239,7 +281,8 @@ impl Pair {
         loop {
             let mut worked = self.client.turn();
             worked |= self.server.turn();
-            worked |= self.carry();
+            worked |= self.collect();
+            worked |= self.deliver();
             // A wish that was carried out, or an event, may make for another one.
             if !worked {
                 return;
@@ -247,15 +290,56 @@ impl Pair {
         }
     }
 
-    fn carry(&mut self) -> bool {
+    /// Sets faults on the wire, between the oracles.
+    pub fn set_faults(&mut self, faults: Faults, seed: u64) {
+        self.to_server = Lane::new(faults, seed);
+        self.to_client = Lane::new(faults, !seed);
+    }
+
+    /// Puts what both sides sent on its way. Returns whether there was anything.
+    fn collect(&mut self) -> bool {
+        let now = self.client.now();
         let mut moved = false;
-        for (from, to) in [(&self.client, &self.server), (&self.server, &self.client)] {
+        let sides = [
+            (&self.client, &mut self.client_oracle, &mut self.to_server),
+            (&self.server, &mut self.server_oracle, &mut self.to_client),
+        ];
+        for (from, oracle, lane) in sides {
             while let Some(frame) = from.peer().take() {
                 moved = true;
-                if self.connected {
-                    to.peer().inject(&frame);
+                if let Some(oracle) = oracle {
+                    oracle.emitted(&frame, now);
                 }
-                from.peer().recycle(frame);
+                if self.connected {
+                    lane.send(frame, now);
+                }
+            }
+        }
+        moved
+    }
+
+    /// Gives both sides what has arrived for them. Returns whether there was anything.
+    fn deliver(&mut self) -> bool {
+        let now = self.client.now();
+        let mut moved = false;
+        while let Some(frame) = self.to_server.take(now) {
+            moved = true;
+            if let Some(oracle) = &mut self.server_oracle {
+                oracle.delivered(&frame, now);
+            }
+            self.server.peer().inject(&frame);
+        }
+        while let Some(frame) = self.to_client.take(now) {
+            moved = true;
+            if let Some(oracle) = &mut self.client_oracle {
+                oracle.delivered(&frame, now);
+            }
+            self.client.peer().inject(&frame);
+            if let Some(before) = &mut self.before_client
+                && try_dissect(&frame).is_ok_and(|packet| packet.protocol == TCP)
+            {
+                before(&mut self.client);
+                self.client.turn();
             }
         }
         moved
@@ -275,6 +359,7 @@ impl Pair {
             }
             let next = [self.client.next_deadline(), self.server.next_deadline()]
                 .into_iter()
+                .chain([self.to_client.next_arrival(), self.to_server.next_arrival()])
                 .flatten()
                 .min()
                 .unwrap_or(now + self.step_max)

@@ -1,5 +1,6 @@
 //! A simulated worker and a real TCP client (a plain smoltcp interface) on one wire and one virtual time.
 
+use interruptlet::port::faulty::Faults;
 use interruptlet::port::memory::MemoryPeer;
 use interruptlet::sim::{Sim, SimConfig};
 use interruptlet::{Duration, Instant};
@@ -8,25 +9,66 @@ use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
+use super::lane::Lane;
+use super::oracle::Oracle;
 use super::{CLIENT_LINK, PORT, Version};
 
 /// The client's network device: the other end of the worker's wire.
 pub struct Wire {
     peer: MemoryPeer,
+    to_client: Lane,
+    to_worker: Lane,
+    /// Checks what the worker sends.
+    pub oracle: Option<Oracle>,
+}
+
+impl Wire {
+    /// Puts what the worker sent on its way.
+    fn collect(&mut self, now: Instant) {
+        while let Some(frame) = self.peer.take() {
+            if let Some(oracle) = &mut self.oracle {
+                oracle.emitted(&frame, now);
+            }
+            self.to_client.send(frame, now);
+        }
+    }
+
+    /// Gives the worker what has arrived for it.
+    fn deliver(&mut self, now: Instant) {
+        while let Some(frame) = self.to_worker.take(now) {
+            if let Some(oracle) = &mut self.oracle {
+                oracle.delivered(&frame, now);
+            }
+            self.peer.inject(&frame);
+        }
+    }
+
+    /// Changes what goes wrong in both directions.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.to_client.set_faults(faults);
+        self.to_worker.set_faults(faults);
+    }
+
+    fn next_arrival(&self) -> Option<Instant> {
+        let lanes = [&self.to_client, &self.to_worker];
+        lanes.into_iter().filter_map(Lane::next_arrival).min()
+    }
 }
 
 impl Device for Wire {
     type RxToken<'a> = RxToken<'a>;
     type TxToken<'a> = TxToken<'a>;
 
-    fn receive(&mut self, _now: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
-        let frame = self.peer.take()?;
+    fn receive(&mut self, now: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
+        let frame = self.to_client.take(now)?;
         let peer = &self.peer;
-        Some((RxToken { frame, peer }, TxToken { peer }))
+        let lane = &mut self.to_worker;
+        Some((RxToken { frame, peer }, TxToken { lane, now }))
     }
 
-    fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
-        Some(TxToken { peer: &self.peer })
+    fn transmit(&mut self, now: Instant) -> Option<TxToken<'_>> {
+        let lane = &mut self.to_worker;
+        Some(TxToken { lane, now })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -51,14 +93,15 @@ impl phy::RxToken for RxToken<'_> {
 }
 
 pub struct TxToken<'a> {
-    peer: &'a MemoryPeer,
+    lane: &'a mut Lane,
+    now: Instant,
 }
 
 impl phy::TxToken for TxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut frame = vec![0; len];
         let result = f(&mut frame);
-        self.peer.inject(&frame);
+        self.lane.send(frame, self.now);
         result
     }
 }
@@ -68,7 +111,7 @@ pub struct World {
     pub sim: Sim,
     pub interface: Interface,
     pub sockets: SocketSet<'static>,
-    wire: Wire,
+    pub wire: Wire,
     /// Whether the slow path's jobs run by themselves, right after every turn.
     pub runs_jobs: bool,
     /// The longest step of time when nothing happens: short where frames are delayed on the wire, which
@@ -78,11 +121,16 @@ pub struct World {
 }
 
 impl World {
+    /// With an oracle, unless the worker's port has faults, which an oracle cannot see.
     pub fn new(config: SimConfig) -> Self {
         let seed = config.seed;
+        let oracle = is_none(&config.faults).then(|| Oracle::new("worker", config.mtu));
         let sim = Sim::new(config);
         let mut wire = Wire {
             peer: sim.peer().clone(),
+            to_client: Lane::perfect(),
+            to_worker: Lane::perfect(),
+            oracle,
         };
         let mut client = Config::new(HardwareAddress::Ethernet(EthernetAddress(CLIENT_LINK)));
         client.random_seed = !seed;
@@ -102,6 +150,15 @@ impl World {
             step_max: Duration::from_secs(3600),
             next_port: 40_000,
         }
+    }
+
+    /// With faults between the client and the oracle.
+    pub fn with_faults(config: SimConfig, faults: Faults) -> Self {
+        let seed = config.seed;
+        let mut world = Self::new(config);
+        world.wire.to_client = Lane::new(faults, seed);
+        world.wire.to_worker = Lane::new(faults, !seed);
+        world
     }
 
     /// Begins a connection to [`PORT`], with buffers of 64 KiB.
@@ -143,8 +200,11 @@ impl World {
     /// happened.
     pub fn step(&mut self) -> bool {
         let now = self.sim.now();
+        self.wire.collect(now);
         let polled = self.interface.poll(now, &mut self.wire, &mut self.sockets);
+        self.wire.deliver(now);
         let turned = self.sim.turn();
+        self.wire.collect(now);
         let jobs = if self.runs_jobs {
             self.sim.run_jobs(64)
         } else {
@@ -172,6 +232,7 @@ impl World {
                 .poll_at(now, &self.sockets)
                 .into_iter()
                 .chain(self.sim.next_deadline())
+                .chain(self.wire.next_arrival())
                 .min()
                 .unwrap_or(end)
                 // Deadlines of the wheel are ticks; a deadline that is over moves time a little.
@@ -227,6 +288,16 @@ impl World {
         assert!(closed, "the worker did not close");
         received
     }
+}
+
+/// Whether nothing goes wrong.
+pub fn is_none(faults: &Faults) -> bool {
+    [
+        faults.loss,
+        faults.duplication,
+        faults.reordering,
+        faults.corruption,
+    ] == [0.0; 4]
 }
 
 /// Moves everything that was received to `to`.
