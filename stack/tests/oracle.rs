@@ -675,6 +675,15 @@ fn resets() {
         bench.sends(ACK, 1, 1, b"reply");
         bench.send(RST | ACK, 7, 1, b"")
     });
+    // A segment that arrives meanwhile may be answered with one of its own.
+    right(|bench| {
+        bench.opened();
+        bench.arrives(ACK, 1, 1, b"request");
+        bench.sends(ACK, 1, 8, b"reply");
+        bench.arrives(ACK, 8, 1, b"more");
+        bench.sends(RST, 1, 0, b"");
+        bench.send(RST | ACK, 6, 8, b"")
+    });
     wrong(Rule::AfterReset, |bench| {
         bench.opened();
         bench.sends(ACK, 1, 1, b"");

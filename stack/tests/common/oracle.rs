@@ -108,6 +108,20 @@ impl Oracle {
         self.checked
     }
 
+    /// The last segments of every connection.
+    pub fn history(&self) -> String {
+        let name = self.name;
+        self.conversations
+            .iter()
+            .map(|((ours, peer), conversation)| {
+                format!(
+                    "the {name} at {ours}, with {peer}:\n{}",
+                    conversation.history()
+                )
+            })
+            .collect()
+    }
+
     /// Notes a frame that arrives at the stack.
     pub fn delivered(&mut self, frame: &[u8], now: Instant) {
         let Ok(packet) = try_dissect(frame) else {
@@ -215,7 +229,9 @@ enum Phase {
     #[default]
     Handshake,
     Open(Box<Connection>),
-    /// We sent a reset.
+    /// We answered a segment of the connection with a reset; the one that ends it may follow.
+    Ending(Box<Connection>),
+    /// We sent the reset that ends it.
     Over,
 }
 
@@ -307,7 +323,7 @@ impl Conversation {
         match &mut self.phase {
             Phase::Handshake => self.early.push(segment),
             Phase::Open(connection) => connection.hear(&segment),
-            Phase::Over => {}
+            Phase::Ending(_) | Phase::Over => {}
         }
     }
 
@@ -332,7 +348,9 @@ impl Conversation {
                         self.phase = Phase::Open(Box::new(connection));
                     }
                     Phase::Open(_) => {}
-                    Phase::Over => return broken(Rule::AfterReset, "more after its reset"),
+                    Phase::Ending(_) | Phase::Over => {
+                        return broken(Rule::AfterReset, "more after its reset");
+                    }
                 }
                 match &mut self.phase {
                     Phase::Open(connection) => connection.emit(segment, keep_alive),
@@ -344,12 +362,6 @@ impl Conversation {
 
     /// A reset of ours: the end of the connection, or the answer to a segment that has none.
     fn reset(&mut self, segment: &Segment, mss: usize, v4: bool) -> Checked {
-        if let Phase::Open(connection) = &self.phase
-            && connection.may_reset(segment)
-        {
-            self.phase = Phase::Over;
-            return Ok(());
-        }
         let has_ack = segment.flags & ACK != 0;
         let answers = |to: &Stray| match to.ack {
             Some(ack) => !has_ack && segment.seq == ack,
@@ -357,9 +369,16 @@ impl Conversation {
         };
         if let Some(at) = self.unanswered.iter().position(answers) {
             self.unanswered.remove(at);
-            if matches!(self.phase, Phase::Open(_)) {
-                self.phase = Phase::Over;
-            }
+            self.phase = match std::mem::take(&mut self.phase) {
+                Phase::Open(connection) => Phase::Ending(connection),
+                other => other,
+            };
+            return Ok(());
+        }
+        if let Phase::Open(connection) | Phase::Ending(connection) = &self.phase
+            && connection.may_reset(segment)
+        {
+            self.phase = Phase::Over;
             return Ok(());
         }
         if matches!(self.phase, Phase::Handshake) {
@@ -383,7 +402,7 @@ impl Conversation {
         let anew = match &self.phase {
             Phase::Handshake => false,
             Phase::Open(connection) => connection.is_over(),
-            Phase::Over => true,
+            Phase::Ending(_) | Phase::Over => true,
         };
         if anew {
             self.phase = Phase::Handshake;
@@ -500,7 +519,9 @@ impl Conversation {
     /// The last segments, one per line.
     fn history(&self) -> String {
         let (isn, peer_isn) = match &self.phase {
-            Phase::Open(connection) => (connection.isn, connection.peer_isn),
+            Phase::Open(connection) | Phase::Ending(connection) => {
+                (connection.isn, connection.peer_isn)
+            }
             _ => (
                 self.offers.last().map_or(0, |offer| offer.isn),
                 self.syns.last().map_or(0, |syn| syn.seq),

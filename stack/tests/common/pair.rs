@@ -17,8 +17,8 @@ use super::packets::{TCP, try_dissect};
 use super::world::is_none;
 use super::{CLIENT_LINK, PORT, Version, pattern};
 
-/// How often the client looks for wishes.
-const TICK_MICROS: u32 = 1000;
+/// See [`Shared::tick`].
+const TICK: Duration = Duration::from_millis(1);
 
 /// What happened, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct Shared {
     pub pause: u64,
     /// Whether the end of the peer's side is answered with ours.
     pub stays_open: bool,
+    /// How often the client looks for wishes; none is every millisecond.
+    pub tick: Option<Duration>,
     open: Vec<(u64, StreamId)>,
     unsent: Vec<(u64, Vec<u8>)>,
 }
@@ -106,7 +108,7 @@ impl Client for Told {
                 }
             }
         }
-        Some(core.nanos() + u64::from(TICK_MICROS) * 1000)
+        Some(core.nanos() + shared.tick.unwrap_or(TICK).total_micros() * 1000)
     }
 
     fn connected(&mut self, stream: &mut Stream<'_>) {
@@ -216,6 +218,8 @@ pub struct Pair {
     pub client_oracle: Option<Oracle>,
     /// Called with the client before each segment that arrives there, which then has a turn of its own.
     pub before_client: Option<BeforeSegment>,
+    /// Whether the slow path's jobs of the server run by themselves.
+    pub runs_jobs: bool,
     /// The longest step of time: short where frames are delayed, which no deadline knows of.
     pub step_max: Duration,
 }
@@ -247,6 +251,7 @@ impl Pair {
             to_server: Lane::perfect(),
             to_client: Lane::perfect(),
             before_client: None,
+            runs_jobs: false,
             step_max: Duration::from_millis(100),
         }
     }
@@ -267,7 +272,8 @@ impl Pair {
 
     /// Lets the time pass after which the client looks for wishes.
     pub fn tick(&mut self) {
-        self.advance(self.client.now() + Duration::from_micros(TICK_MICROS.into()));
+        let tick = self.shared.lock().unwrap().tick.unwrap_or(TICK);
+        self.advance(self.client.now() + tick);
     }
 
     /// Moves frames and takes turns until nothing happens at this instant.
@@ -281,6 +287,7 @@ impl Pair {
         loop {
             let mut worked = self.client.turn();
             worked |= self.server.turn();
+            worked |= self.runs_jobs && self.server.run_jobs(64) > 0;
             worked |= self.collect();
             worked |= self.deliver();
             // A wish that was carried out, or an event, may make for another one.
@@ -373,6 +380,12 @@ impl Pair {
         let by = to - self.client.now();
         self.client.advance(by);
         self.server.advance(by);
+    }
+
+    /// What the oracles saw last.
+    pub fn history(&self) -> String {
+        let oracles = [&self.server_oracle, &self.client_oracle];
+        oracles.into_iter().flatten().map(Oracle::history).collect()
     }
 
     pub fn events(&self) -> Vec<Event> {

@@ -11,6 +11,9 @@ use rand::rngs::SmallRng;
 /// Seeds of an ordinary run: a few seconds of a debug build.
 const SEEDS: u64 = 200;
 
+/// Failures after which a run is over.
+const FAILURES_MAX: usize = 10;
+
 /// No conversation may take longer: with [these](faults) faults, more means that something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -25,14 +28,21 @@ pub fn for_seeds(name: &str, scenario: impl Fn(u64)) {
         Some(seed) => seed..seed + 1,
         None => 0..variable("ILET_SEEDS").unwrap_or(SEEDS),
     };
+    let mut failed = Vec::new();
     for seed in seeds {
         if catch_unwind(AssertUnwindSafe(|| scenario(seed))).is_err() {
-            panic!(
-                "seed {seed} failed; replay it with\n    \
-                 ILET_SEED={seed} cargo test -p interruptlet --test {} {name}",
-                env!("CARGO_CRATE_NAME")
-            );
+            failed.push(seed);
         }
+        if failed.len() == FAILURES_MAX {
+            break;
+        }
+    }
+    if let Some(seed) = failed.first() {
+        panic!(
+            "seeds {failed:?} failed; replay one with\n    \
+             ILET_SEED={seed} cargo test -p interruptlet --test {} {name}",
+            env!("CARGO_CRATE_NAME")
+        );
     }
 }
 

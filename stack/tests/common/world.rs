@@ -243,6 +243,14 @@ impl World {
         }
     }
 
+    /// What the oracle saw last.
+    pub fn history(&self) -> String {
+        self.wire
+            .oracle
+            .as_ref()
+            .map_or(String::new(), Oracle::history)
+    }
+
     /// Lets `time` pass.
     pub fn run_for(&mut self, time: Duration) {
         self.run_until(time, |_| false);
