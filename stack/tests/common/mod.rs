@@ -12,11 +12,13 @@
     clippy::panic
 )]
 
+pub mod dialogue;
 pub mod handlers;
 pub mod lane;
 pub mod oracle;
 pub mod packets;
 pub mod pair;
+pub mod plans;
 pub mod raw;
 pub mod script;
 pub mod seeds;

@@ -108,6 +108,12 @@ impl Oracle {
         self.checked
     }
 
+    /// The initial sequence numbers that the stack chose.
+    pub fn initial_numbers(&self) -> Vec<u32> {
+        let offers = self.conversations.values().flat_map(|all| &all.offers);
+        offers.map(|offer| offer.isn).collect()
+    }
+
     /// The last segments of every connection.
     pub fn history(&self) -> String {
         let name = self.name;
