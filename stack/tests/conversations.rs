@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::handlers::Lines;
 use common::pair::*;
-use common::script::{Ending, Script};
+use common::acts::{Ending, Script};
 use common::seeds::{PATIENCE, faults, for_seeds};
 use common::world::{World, read};
 use common::*;

@@ -12,6 +12,7 @@
     clippy::panic
 )]
 
+pub mod acts;
 pub mod dialogue;
 pub mod handlers;
 pub mod lane;
