@@ -43,6 +43,8 @@ pub(crate) struct Translation {
     pub(crate) snd_max: u32,
     /// The last acknowledgement number that was sent.
     pub(crate) acknowledged: u32,
+    /// The end of the peer's window, on the wire.
+    pub(crate) window_end: u32,
 }
 
 impl Translation {
@@ -59,7 +61,17 @@ impl Translation {
         } else if behind < 0 {
             self.snd_max = seq.wrapping_add(len);
         } else if behind > 0 && len == 0 {
-            seq = self.snd_max;
+            // Not beyond the window, though, if that has shrunk or a probe was sent behind it: a peer drops what is
+            // there, acknowledgements included.
+            let beyond = self.snd_max.wrapping_sub(self.window_end) as i32;
+            let most = if beyond > 0 {
+                self.window_end
+            } else {
+                self.snd_max
+            };
+            if (most.wrapping_sub(seq) as i32) > 0 {
+                seq = most;
+            }
         }
         if flags & ACK != 0 {
             self.acknowledged = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
@@ -205,6 +217,7 @@ mod tests {
                 shift: wire.wrapping_sub(engines),
                 snd_max: wire,
                 acknowledged: 0,
+                window_end: wire.wrapping_add(1000),
             };
             for offset in 0..6 {
                 let at = sent(&mut translation, engines.wrapping_add(offset), ACK, b"x");
@@ -227,6 +240,7 @@ mod tests {
                 shift,
                 snd_max: wire(1),
                 acknowledged: 0,
+                window_end: wire(1000),
             };
             // Two segments, and then the first one again: that one stays where it is.
             for (seq, payload) in [(1, "abc"), (4, "defg"), (1, "abc")] {
@@ -240,6 +254,10 @@ mod tests {
             // FIN counts.
             assert_eq!(sent(&mut translation, at(8), ACK | FIN, b""), wire(8));
             assert_eq!(sent(&mut translation, at(8), ACK, b""), wire(9));
+            // The window's end is the limit, but not for the engine's own number.
+            translation.window_end = wire(6);
+            assert_eq!(sent(&mut translation, at(4), ACK, b""), wire(6));
+            assert_eq!(sent(&mut translation, at(7), ACK, b""), wire(7));
         }
     }
 }

@@ -7,9 +7,9 @@ mod common;
 
 use std::sync::Arc;
 
+use common::acts::{Ending, Script};
 use common::handlers::Lines;
 use common::pair::*;
-use common::acts::{Ending, Script};
 use common::seeds::{PATIENCE, faults, for_seeds};
 use common::world::{World, read};
 use common::*;
@@ -175,7 +175,6 @@ fn a_real_client_hears_every_byte_once_and_in_order() {
 
 /// Windows of less than a segment, and of a few.
 #[test]
-#[ignore = "engines stall: see stalls.rs"]
 fn a_real_client_with_a_small_window_hears_every_byte() {
     for_seeds(
         "a_real_client_with_a_small_window_hears_every_byte",

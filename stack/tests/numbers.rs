@@ -32,7 +32,10 @@ fn places(boundaries: impl Iterator<Item = usize>, end: usize) -> BTreeSet<u32> 
 
 /// A conversation that gives the same as it does with `usual` numbers.
 fn assert_same(heard: &Heard, usual: &Heard, plan: &Plan, what: &str) {
-    let same = (&heard.bytes, heard.fin, heard.reset) == (&usual.bytes, usual.fin, usual.reset);
+    // What came before a reset may be lost with it.
+    let part = plan.resets && usual.bytes.starts_with(&heard.bytes);
+    let bytes = part || heard.bytes == usual.bytes;
+    let same = bytes && (heard.fin, heard.reset) == (usual.fin, usual.reset);
     let told = heard.bytes.escape_ascii();
     assert!(same, "{}, {what}: {told}", plan.name);
 }
@@ -64,7 +67,6 @@ fn the_clients_numbers_wrap() {
 
 /// The worker's numbers, at every place of the answer.
 #[test]
-#[ignore = "needs SimConfig::isn_offset"]
 fn our_numbers_wrap() {
     for plan in plans() {
         for version in BOTH {
@@ -195,7 +197,6 @@ fn call(version: Version, offset: u32, engines: bool) -> u32 {
 }
 
 #[test]
-#[ignore = "needs SimConfig::isn_offset"]
 fn a_client_sides_numbers_wrap() {
     for version in BOTH {
         let usual = call(version, 0, false);

@@ -82,6 +82,21 @@ impl Engine {
         interface.poll_egress(now, device, &mut self.sockets);
     }
 
+    /// Whether it has bytes that are not acknowledged and waits for nothing but the peer. Never so for long, by
+    /// RFC 6298 section 5.1; smoltcp knows cases.
+    pub(super) fn has_stalled(&mut self, interface: &mut Interface, now: Instant) -> bool {
+        let socket = self.socket();
+        if socket.send_queue() == 0 || socket.state() == State::Closed {
+            return false;
+        }
+        // Giving up is no way to go on.
+        let timeout = socket.timeout();
+        socket.set_timeout(None);
+        let next = interface.poll_at(now, &self.sockets);
+        self.socket().set_timeout(timeout);
+        next.is_none()
+    }
+
     /// Sends everything that may be sent now; returns when the engine wants to be asked again.
     pub(super) fn egress(
         &mut self,

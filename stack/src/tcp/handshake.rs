@@ -38,8 +38,10 @@ const SIZES: [u16; 7] = [MSS_MIN, 256, 536, 900, 1220, 1360, 1420];
 /// No window scaling, where a shift (0 to 14) would be.
 const NO_SHIFT: u8 = 15;
 
-/// Entries of the memory of SYNs that were answered.
-const ANSWERED: usize = 4096;
+/// Entries of the memory of handshakes: 256 KiB.
+const MEMORY: usize = 1 << 16;
+/// A handshake that was completed.
+const USED: u32 = 0x200;
 
 /// 128 bits that nobody else knows.
 pub(crate) type Secret = [u64; 2];
@@ -54,10 +56,11 @@ pub(super) struct Handshake {
     key_number: u32,
     /// Added to every sequence number: for tests that want it to wrap.
     offset: u32,
-    /// Hashes of ends whose SYN was answered lately, each in its place, the last one winning. A segment that
-    /// comes between them and does not complete the handshake is early (its first was lost, or is late), not
-    /// wrong. Only a hint: of fixed size, and forgotten at will.
-    answered: Box<[u32]>,
+    /// Marks of ends whose SYN was answered lately, or whose handshake was completed, each in its place, the last
+    /// one winning. A segment that comes between SYN and handshake and does not complete it is early (its first was
+    /// lost, or is late), not wrong. One that completes it once more is a late copy: what it opened may be closed
+    /// since, and must not be opened again. Only a help: of fixed size, and forgotten where a flood takes the place.
+    memory: Box<[u32]>,
 }
 
 /// What became of an acknowledgement that may complete a handshake.
@@ -79,7 +82,7 @@ impl Handshake {
             keys: [cookies; 2],
             key_number: 0,
             offset,
-            answered: vec![0; ANSWERED].into_boxed_slice(),
+            memory: vec![0; MEMORY].into_boxed_slice(),
         }
     }
 
@@ -97,7 +100,7 @@ impl Handshake {
         self.turn_key(period);
         let ends = self.hash_ends(key);
         let (place, mark) = place(ends, period);
-        self.answered[place] = mark;
+        self.memory[place] = mark;
         let cookie = self.seal(key, peer_isn, period, pack(options, local_mss));
         self.base(ends, period).wrapping_add(cookie)
     }
@@ -117,25 +120,30 @@ impl Handshake {
         let rest = isn.wrapping_sub(self.base(ends, now));
         // How many periods ago it was made, in the sequence number's arithmetic.
         let age = 0u32.wrapping_sub(rest >> COOKIE_BITS) & 0xff;
-        let is_answered = |answered: &[u32], age| {
-            let (place, mark) = place(ends, now.wrapping_sub(age));
-            (answered[place] == mark).then_some(place)
+        let is_marked = |flag| {
+            (0..=AGE_MAX).any(|age| {
+                let (place, mark) = place(ends, now.wrapping_sub(age));
+                self.memory[place] == mark | flag
+            })
         };
-        if age <= AGE_MAX && age <= now {
+        if age <= AGE_MAX && age <= now && !is_marked(USED) {
             let cookie = rest & COOKIE_MASK;
             let packed = cookie as u8;
             if cookie == self.seal(key, peer_isn, now - age, packed) {
-                if let Some(place) = is_answered(&self.answered, age) {
-                    self.answered[place] = 0;
-                }
                 return Completion::Complete(unpack(packed, local_mss));
             }
         }
-        if (0..=AGE_MAX).any(|age| is_answered(&self.answered, age).is_some()) {
+        if is_marked(0) {
             Completion::Early
         } else {
             Completion::Refused
         }
+    }
+
+    /// A handshake was completed, and its connection begun: no copy of what completed it shall begin another one.
+    pub(super) fn use_up(&mut self, key: &FlowKey, now: Instant) {
+        let (place, mark) = place(self.hash_ends(key), period(now));
+        self.memory[place] = mark | USED;
     }
 
     /// The initial sequence number of a connection that we open.
@@ -210,8 +218,8 @@ fn write_ends(hasher: &mut SipHasher24, key: &FlowKey) {
 /// as zero: that is nobody).
 fn place(ends: u64, period: u32) -> (usize, u32) {
     let high = (ends >> 32) as u32;
-    let mark = high & 0xffff_fe00 | 0x100 | period & 0xff;
-    (high as usize % ANSWERED, mark)
+    let mark = high & 0xffff_fc00 | 0x100 | period & 0xff;
+    (high as usize % MEMORY, mark)
 }
 
 /// One byte that says what the options of a SYN were: 3 bits of segment size, 4 of shift, 1 of SACK.
@@ -304,16 +312,36 @@ mod tests {
         let mut handshake = Handshake::new([1, 2], 0);
         let now = Instant::from_secs(1000);
         let isn = handshake.cookie(&key(1), 77, LINUX, LOCAL_MSS, now);
-        let mut complete =
-            |number, peer_isn, isn| handshake.complete(&key(number), peer_isn, isn, LOCAL_MSS, now);
-        assert_eq!(complete(2, 77, isn), Completion::Refused);
+        let complete = |handshake: &mut Handshake, number, peer_isn, isn| {
+            handshake.complete(&key(number), peer_isn, isn, LOCAL_MSS, now)
+        };
+        assert_eq!(complete(&mut handshake, 2, 77, isn), Completion::Refused);
         // What it knows of is early: its first segment may come yet.
-        assert_eq!(complete(1, 78, isn), Completion::Early);
+        assert_eq!(complete(&mut handshake, 1, 78, isn), Completion::Early);
         // The next number would say other options.
-        assert_eq!(complete(1, 77, isn.wrapping_add(1)), Completion::Early);
-        assert_eq!(complete(1, 77, isn), Completion::Complete(LINUX));
-        // And then it has come.
-        assert_eq!(complete(1, 78, isn), Completion::Refused);
+        assert_eq!(
+            complete(&mut handshake, 1, 77, isn.wrapping_add(1)),
+            Completion::Early
+        );
+        assert_eq!(
+            complete(&mut handshake, 1, 77, isn),
+            Completion::Complete(LINUX)
+        );
+        // And once more only after another SYN.
+        assert_eq!(
+            complete(&mut handshake, 1, 77, isn),
+            Completion::Complete(LINUX)
+        );
+        handshake.use_up(&key(1), now);
+        for peer_isn in [77, 78] {
+            let late = complete(&mut handshake, 1, peer_isn, isn);
+            assert_eq!(late, Completion::Refused);
+        }
+        handshake.cookie(&key(1), 77, LINUX, LOCAL_MSS, now);
+        assert_eq!(
+            complete(&mut handshake, 1, 77, isn),
+            Completion::Complete(LINUX)
+        );
         let other = Handshake::new([1, 3], 0).complete(&key(1), 77, isn, LOCAL_MSS, now);
         assert_eq!(other, Completion::Refused);
     }

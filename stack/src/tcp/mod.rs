@@ -995,6 +995,7 @@ impl Tcp {
             turn.egress.arena.free(frame);
             return;
         };
+        self.handshake.use_up(key, turn.now);
         turn.counters.cookies_accepted.increment();
         turn.counters.flows_opened.increment();
         turn.counters.flows_established.increment();

@@ -54,12 +54,7 @@ pub(super) fn lead(
             ip_mtu: *ip_mtu,
             seq: None,
         },
-        key: FlowKey {
-            peer: key.local,
-            local: key.peer,
-            peer_port: key.local_port,
-            local_port: key.peer_port,
-        },
+        key: reversed(key),
         now,
     };
     let ended = direct.state.has_ended();
@@ -138,6 +133,38 @@ pub(super) fn lead(
         1
     };
     Some(direct.snd_una.wrapping_sub(isn.wrapping_add(acknowledged)))
+}
+
+/// Has an engine take in a made-up segment of its peer; what it sends in answer goes nowhere. `key` is the flow's.
+pub(super) fn tell(
+    engine: &mut Engine,
+    resources: &mut Resources,
+    key: &FlowKey,
+    numbers: Numbers,
+    now: Instant,
+) {
+    let mut stage = Stage {
+        engine,
+        interface: &mut resources.interface,
+        device: Nowhere {
+            received: None,
+            ip_mtu: resources.ip_mtu,
+            seq: None,
+        },
+        key: reversed(key),
+        now,
+    };
+    stage.ingress(numbers);
+}
+
+/// The ends as the peer sees them.
+fn reversed(key: &FlowKey) -> FlowKey {
+    FlowKey {
+        peer: key.local,
+        local: key.peer,
+        peer_port: key.local_port,
+        local_port: key.peer_port,
+    }
 }
 
 /// Where the made-up handshake is played.

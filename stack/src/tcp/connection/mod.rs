@@ -30,7 +30,7 @@ use super::engine::Engine;
 use super::outgoing::Outgoing;
 use super::segment::{self, ACK, Numbers, RST, Segment, is_before};
 use super::time_wait::Closed;
-use super::{Resources, Turn};
+use super::{Resources, Turn, summon};
 use crate::arena::Frame;
 use crate::client::End;
 use crate::config::ENGINE_RX_BYTES;
@@ -148,6 +148,7 @@ impl Connection {
             shift,
             snd_max: direct.snd_nxt,
             acknowledged: direct.rcv_nxt,
+            window_end: direct.snd_una.wrapping_add(direct.snd_wnd),
         };
         // A FIN is no byte that anybody consumes.
         self.next_seq = direct.rcv_nxt.wrapping_sub(u32::from(ended));
@@ -224,9 +225,26 @@ impl Connection {
             self.peer_has_closed() && segment.seq_len() > 0 && !is_before(segment.seq, rcv_nxt);
         if old || late {
             Screened::Challenge
+        } else if self.misleads(segment, rcv_nxt) {
+            Screened::Drop
         } else {
             Screened::Pass
         }
+    }
+
+    /// Whether a duplicate acknowledgement would have smoltcp do what it should not: its fast retransmission does
+    /// not look at the peer's window, and where there is nothing but a FIN to send it sends nothing and stops the
+    /// timer. The timer does what is to be done.
+    fn misleads(&mut self, segment: &Segment, rcv_nxt: u32) -> bool {
+        let window = self.direct.peer.scale(segment.window);
+        let duplicate = segment.seq_len() == 0
+            && segment.seq == rcv_nxt
+            && segment.ack == self.snd_una
+            && window == self.direct.snd_wnd
+            && self.translation.snd_max != self.snd_una;
+        let waiting = self.engine.socket().send_queue();
+        let first = waiting.min(usize::from(self.direct.peer.mss)) as u32;
+        duplicate && (waiting == 0 || (window > 0 && window < first))
     }
 
     /// Says what is expected, in the segment's own frame, if that was not said a moment ago.
@@ -265,9 +283,13 @@ impl Connection {
     ) -> Window {
         self.note_numbers(segment);
         let tcp = &mut resources.memory.frame_mut(&mut frame)[segment.transport..segment.end];
-        if is_before(segment.ack, self.snd_una) {
-            // smoltcp would not look at its bytes: an old acknowledgement is as good as none.
+        if is_before(segment.ack, self.snd_una) && segment.seq_len() > 0 {
+            // smoltcp would not look at its bytes. What it says of our own side is as good as not said: an old
+            // window must not be taken for one behind the acknowledgement.
+            let window = self.direct.snd_wnd >> self.direct.peer.shift.unwrap_or(0);
+            let window = window.min(u32::from(u16::MAX)) as u16;
             tcp[8..12].copy_from_slice(&self.snd_una.to_be_bytes());
+            tcp[14..16].copy_from_slice(&window.to_be_bytes());
         }
         self.translation.ingress(tcp);
         let socket = self.engine.socket();
@@ -325,6 +347,7 @@ impl Connection {
             self.window_ack = segment.ack;
             self.direct.snd_wnd = self.direct.peer.scale(segment.window);
         }
+        self.translation.window_end = self.snd_una.wrapping_add(self.direct.snd_wnd);
     }
 
     /// Goes on where a direct flow could not, with the segment that caused the call, if one did.
@@ -407,17 +430,11 @@ impl Connection {
             }
         }
         self.sends_large |= self.engine.socket().send_queue() > LARGE_BYTES;
-        let mut device = Device {
-            received: None,
-            egress: turn.egress,
-            link: &self.direct.link,
-            ip_mtu: resources.ip_mtu,
-            counters: turn.counters,
-            translation: &mut self.translation,
-        };
-        let wanted = self
-            .engine
-            .egress(&mut resources.interface, &mut device, turn.now);
+        let mut wanted = self.transmit(resources, turn);
+        if self.engine.has_stalled(&mut resources.interface, turn.now) {
+            self.nudge(resources, turn.now);
+            wanted = self.transmit(resources, turn);
+        }
         match self.engine.state() {
             State::Closed | State::Listen => return Status::Gone(self.end()),
             State::TimeWait => {
@@ -440,6 +457,37 @@ impl Connection {
             earliest(wanted, looks),
             self.own_deadline(resources),
         ))
+    }
+
+    /// Has the engine send everything that it may; returns when it wants to be asked again.
+    fn transmit(&mut self, resources: &mut Resources, turn: &mut Turn<'_>) -> Option<Instant> {
+        let mut device = Device {
+            received: None,
+            egress: turn.egress,
+            link: &self.direct.link,
+            ip_mtu: resources.ip_mtu,
+            counters: turn.counters,
+            translation: &mut self.translation,
+        };
+        self.engine
+            .egress(&mut resources.interface, &mut device, turn.now)
+    }
+
+    /// Wakes an engine that has something in flight or to send, and no timer for it: smoltcp's retransmission timer
+    /// stops when it fires while the window is closed, and when a probe's took its place. An acknowledgement that
+    /// says what is known has it probe the window, four of them have it retransmit.
+    fn nudge(&mut self, resources: &mut Resources, now: Instant) {
+        let window = self.direct.snd_wnd >> self.direct.peer.shift.unwrap_or(0);
+        let numbers = Numbers {
+            seq: self.rcv_nxt(),
+            ack: self.snd_una.wrapping_sub(self.translation.shift),
+            flags: ACK,
+            window: window.min(u32::from(u16::MAX)) as u16,
+        };
+        let key = FlowKey::between(self.local, self.peer);
+        for _ in 0..if window == 0 { 1 } else { 4 } {
+            summon::tell(&mut self.engine, resources, &key, numbers, now);
+        }
     }
 
     /// Whether there is nothing left that takes an engine: all bytes of either side were taken, and nothing of
