@@ -93,7 +93,7 @@ GOALS = (
     Goal("http-connection, times nginx's best placement", "http-connection", {}, "requests_per_second", 3.0,
          peer="nginx/best"),
     *(
-        goal for connections in (1, 1_000) for goal in (
+        goal for connections in (64, 1_000) for goal in (
             Goal(f"in-memory tcp-echo with {connections:,} connections, ns per request", "in-memory",
                  {"client": "ilet-memory", "connections": connections}, "ns_per_request", 90, False),
             Goal(f"in-memory tcp-echo with {connections:,} connections, instructions by those of engines", "in-memory",
