@@ -105,8 +105,10 @@ impl Budget {
         Self { limit, score: 0 }
     }
 
-    pub(crate) fn charge(&mut self, run_time: Duration) -> Charge {
-        if run_time <= self.limit {
+    /// Charges `calls` calls that took `run_time` together.
+    #[inline]
+    pub(crate) fn charge(&mut self, run_time: Duration, calls: u32) -> Charge {
+        if run_time <= self.limit * calls {
             self.score = self.score.saturating_sub(1);
             return Charge::Within;
         }
@@ -129,13 +131,13 @@ mod tests {
         let over = Duration::from_micros(51);
         let mut budget = Budget::new(limit);
         for _ in 0..1000 {
-            assert_eq!(budget.charge(over), Charge::Overrun);
+            assert_eq!(budget.charge(over, 1), Charge::Overrun);
             for _ in 0..OVERRUN_SCORE {
-                assert_eq!(budget.charge(limit), Charge::Within);
+                assert_eq!(budget.charge(limit, 1), Charge::Within);
             }
         }
         let demoted_after = (1..)
-            .find(|_| budget.charge(over) == Charge::Demote)
+            .find(|_| budget.charge(over, 1) == Charge::Demote)
             .unwrap();
         assert_eq!(demoted_after, DEMOTION_SCORE / OVERRUN_SCORE);
     }

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::Instant;
-use crate::interruptlet::{Outbox, RequestInfo, StreamInterruptlet, StreamOutcome, StreamRequest};
+use crate::interruptlet::{
+    Info, Outbox, RequestInfo, StreamInterruptlet, StreamOutcome, StreamRequest,
+};
 use crate::pool::{Command, Deferred, Mailbox, ReplyTo, Responder, Response, Route, SlowPath};
 use crate::wire::LinkHeader;
 
@@ -80,7 +82,7 @@ fn called(
     let outcome = call(StreamRequest::new(
         &mut buffer,
         bytes.len(),
-        info,
+        Info::Told(info),
         &mut outbox,
     ));
     match outcome {

@@ -17,7 +17,7 @@ pub use datagram::{DatagramInPlace, DatagramInterruptlet, DatagramReply, Datagra
 pub use stream::{StreamInPlace, StreamInterruptlet, StreamReply, StreamRequest, StreamWriter};
 
 pub(crate) use datagram::DatagramOutcome;
-pub(crate) use stream::StreamOutcome;
+pub(crate) use stream::{Info, StreamOutcome};
 
 use std::net::SocketAddr;
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{Outbox, RequestInfo};
 use crate::Instant;
+use crate::wire::FlowKey;
 
 /// A handler for the byte stream of a TCP port.
 ///
@@ -36,15 +37,29 @@ pub struct StreamRequest<'a> {
     /// The request's bytes, then room for a reply made in place.
     buffer: &'a mut [u8],
     len: usize,
-    info: &'a RequestInfo,
+    info: Info<'a>,
     outbox: &'a mut Outbox,
 }
 
+/// What is known of a request besides its bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Info<'a> {
+    /// As it is told to threads.
+    Told(&'a RequestInfo),
+    /// As a core has it: the addresses are only made where somebody asks.
+    Flow {
+        key: &'a FlowKey,
+        now: Instant,
+        end_of_stream: bool,
+    },
+}
+
 impl<'a> StreamRequest<'a> {
+    #[inline]
     pub(crate) fn new(
         buffer: &'a mut [u8],
         len: usize,
-        info: &'a RequestInfo,
+        info: Info<'a>,
         outbox: &'a mut Outbox,
     ) -> Self {
         debug_assert!(len <= buffer.len());
@@ -65,27 +80,39 @@ impl<'a> StreamRequest<'a> {
 
     /// Our end of the connection.
     pub fn local(&self) -> SocketAddr {
-        self.info.local
+        match self.info {
+            Info::Told(info) => info.local,
+            Info::Flow { key, .. } => key.local_addr(),
+        }
     }
 
     /// The client's end of the connection.
     pub fn peer(&self) -> SocketAddr {
-        self.info.peer
+        match self.info {
+            Info::Told(info) => info.peer,
+            Info::Flow { key, .. } => key.peer_addr(),
+        }
     }
 
     /// The loop's clock (see [`RequestInfo::now`]).
     pub fn now(&self) -> Instant {
-        self.info.now
+        match self.info {
+            Info::Told(RequestInfo { now, .. }) => *now,
+            Info::Flow { now, .. } => now,
+        }
     }
 
     /// The peer has closed its side: no more bytes will come.
     pub fn is_end_of_stream(&self) -> bool {
-        self.info.end_of_stream
+        match self.info {
+            Info::Told(RequestInfo { end_of_stream, .. }) => *end_of_stream,
+            Info::Flow { end_of_stream, .. } => end_of_stream,
+        }
     }
 
     /// The receive buffer is full: [`need_more`](Self::need_more) would close the connection.
     pub fn is_full(&self) -> bool {
-        self.info.full
+        matches!(self.info, Info::Told(RequestInfo { full: true, .. }))
     }
 
     /// The request is not whole yet: call again when more bytes are there.
@@ -260,10 +287,10 @@ mod tests {
         let info = info();
         let mut outbox = Outbox::default();
         let mut buffer = *b"abcdef....";
-        let request = StreamRequest::new(&mut buffer, 6, &info, &mut outbox);
+        let request = StreamRequest::new(&mut buffer, 6, Info::Told(&info), &mut outbox);
         assert_eq!(request.reply_in_place(3).buffer(), b"abc");
 
-        let request = StreamRequest::new(&mut buffer, 6, &info, &mut outbox);
+        let request = StreamRequest::new(&mut buffer, 6, Info::Told(&info), &mut outbox);
         assert_eq!(request.reply_in_place(6).buffer(), b"abcdef....");
     }
 
@@ -272,12 +299,12 @@ mod tests {
         let info = info();
         let mut outbox = Outbox::default();
         let mut buffer = *b"abc";
-        let request = StreamRequest::new(&mut buffer, 2, &info, &mut outbox);
+        let request = StreamRequest::new(&mut buffer, 2, Info::Told(&info), &mut outbox);
         assert_eq!(
             request.defer(9).into_outcome(),
             StreamOutcome::Defer { consumed: 2 }
         );
-        let request = StreamRequest::new(&mut buffer, 2, &info, &mut outbox);
+        let request = StreamRequest::new(&mut buffer, 2, Info::Told(&info), &mut outbox);
         assert_eq!(
             request.reply_in_place(2).send(99).into_outcome(),
             StreamOutcome::InPlace {
@@ -292,10 +319,11 @@ mod tests {
         let info = info();
         let mut outbox = Outbox::default();
         let mut buffer = *b"abc";
-        let mut writer = StreamRequest::new(&mut buffer, 3, &info, &mut outbox).reply(3);
+        let mut writer =
+            StreamRequest::new(&mut buffer, 3, Info::Told(&info), &mut outbox).reply(3);
         writer.write(b"left over");
         let _ = writer.send_with_content(Bytes::from_static(b"content"), false);
-        let _ = StreamRequest::new(&mut buffer, 3, &info, &mut outbox)
+        let _ = StreamRequest::new(&mut buffer, 3, Info::Told(&info), &mut outbox)
             .reply(3)
             .send();
         assert!(outbox.head.is_empty() && outbox.content.is_empty());

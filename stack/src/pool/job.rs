@@ -9,7 +9,7 @@ use super::mailbox::MailboxSender;
 use super::request::{Body, Deferred, ReplyTo, Responder, Response, Route, SlowPath};
 use crate::flow::FlowId;
 use crate::interruptlet::{
-    DatagramInterruptlet, DatagramOutcome, DatagramRequest, Outbox, StreamInterruptlet,
+    DatagramInterruptlet, DatagramOutcome, DatagramRequest, Info, Outbox, StreamInterruptlet,
     StreamOutcome, StreamRequest,
 };
 
@@ -133,7 +133,7 @@ fn run_stream(
             .handle(StreamRequest::new(
                 &mut buffer,
                 len,
-                request.info(),
+                Info::Told(request.info()),
                 &mut outbox,
             ))
             .into_outcome()

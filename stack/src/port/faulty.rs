@@ -74,6 +74,20 @@ impl<P: Port> FaultyPort<P> {
         self.faults = faults;
     }
 
+    /// Whether nothing goes wrong now, and nothing is held back.
+    fn is_clear(&self) -> bool {
+        let Faults {
+            loss,
+            duplication,
+            reordering,
+            corruption,
+            ..
+        } = self.faults;
+        loss + duplication + reordering + corruption == 0.0
+            && self.inbound.is_empty()
+            && self.outbound.is_empty()
+    }
+
     fn happens(&mut self, probability: f64) -> bool {
         probability > 0.0 && self.random.random_bool(probability.min(1.0))
     }
@@ -155,6 +169,10 @@ impl<P: Port> Port for FaultyPort<P> {
         now: Instant,
         counters: &Counters,
     ) {
+        if self.is_clear() {
+            self.inner.receive(arena, batch, budget, now, counters);
+            return;
+        }
         let before = batch.len();
         self.inner.receive(arena, batch, budget, now, counters);
         let mut arriving = std::mem::take(&mut self.arriving);
@@ -174,6 +192,9 @@ impl<P: Port> Port for FaultyPort<P> {
         now: Instant,
         counters: &Counters,
     ) -> io::Result<()> {
+        if self.is_clear() {
+            return self.inner.transmit(arena, queue, now, counters);
+        }
         let mut arriving = std::mem::take(&mut self.arriving);
         arriving.append(queue);
         release(&mut self.outbound, now, queue);

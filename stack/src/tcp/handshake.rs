@@ -243,7 +243,7 @@ fn unpack(packed: u8, local_mss: u16) -> PeerOptions {
         mss: SIZES
             .get(usize::from(packed >> 5))
             .copied()
-            .unwrap_or(local_mss),
+            .map_or(local_mss, |size| size.min(local_mss)),
         shift: (shift != NO_SHIFT).then_some(shift),
         sack: packed & 1 != 0,
     }

@@ -29,7 +29,7 @@ use smoltcp::iface::Interface;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use self::connection::{Connection, Status, Window};
-use self::direct::{After, Call, Context, Direct, Done, Flags, Screened, Side};
+use self::direct::{After, Call, Context, Direct, Done, Flags, Millis, Screened, Side};
 use self::engine::Engine;
 pub(crate) use self::handshake::Secret;
 use self::handshake::{Completion, Handshake};
@@ -89,16 +89,20 @@ pub(crate) struct Turn<'a> {
     pub(crate) egress: &'a mut Egress,
     pub(crate) counters: &'a Counters,
     pub(crate) now: Instant,
+    /// The same time in milliseconds, for direct flows.
+    millis: Millis,
     /// The same time in nanoseconds, for clients.
     pub(crate) nanos: u64,
 }
 
 impl<'a> Turn<'a> {
     pub(crate) fn new(egress: &'a mut Egress, counters: &'a Counters, nanos: u64) -> Self {
+        let now = clock::instant(nanos);
         Self {
             egress,
             counters,
-            now: clock::instant(nanos),
+            now,
+            millis: direct::millis(now),
             nanos,
         }
     }
@@ -318,6 +322,13 @@ impl Tcp {
             turn.egress.arena.free(frame);
             return;
         };
+        if !self.resources.engine_only && connection.ends_with(segment) {
+            // A peer that asks again as soon as it is answered never leaves a moment without bytes in flight but this
+            // one: everything is acknowledged, and the next request is still in its frame.
+            self.dismiss(id, turn);
+            self.dispatch(id, frame, segment, turn);
+            return;
+        }
         turn.counters.engine_segments.increment();
         match connection.screen(segment) {
             Screened::Pass | Screened::Reset => {
@@ -340,7 +351,7 @@ impl Tcp {
         turn: &mut Turn<'_>,
     ) {
         match after {
-            After::Direct => self.settle_direct(id, turn.now),
+            After::Direct => self.settle_direct(id, turn),
             After::Engine(call) => self.summon(id, call, segment, turn),
             After::TimeWait(closed) => self.enter_time_wait(id, closed, turn),
             After::Gone(end) => self.remove(id, end, turn),
@@ -349,38 +360,40 @@ impl Tcp {
 
     /// Sees that what a direct flow has to do at the end of the turn is done, and arms its timer.
     #[inline]
-    fn settle_direct(&mut self, id: FlowId, now: Instant) {
+    fn settle_direct(&mut self, id: FlowId, turn: &Turn<'_>) {
         let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id) else {
             return;
         };
-        let waits = direct.flags.has(Flags::ACK_DUE)
-            || direct.flags.has(Flags::FIN_DUE)
-            || direct.flags.has(Flags::ABORTED)
+        let waits = direct
+            .flags
+            .any(Flags::ACK_DUE | Flags::FIN_DUE | Flags::ABORTED)
             || self.resources.draining;
         if waits && !direct.flags.has(Flags::TOUCHED) {
             direct.flags.set(Flags::TOUCHED);
             self.touched.push(id);
         }
-        self.arm_direct(id, now);
+        arm_direct(
+            direct,
+            id,
+            &self.resources,
+            &mut self.timers,
+            &mut self.finished,
+            turn,
+        );
     }
 
-    /// Arms the timer of a direct flow.
-    #[inline]
-    fn arm_direct(&mut self, id: FlowId, now: Instant) {
-        let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id) else {
-            return;
-        };
-        let finished = direct.state == direct::State::FinWait2;
-        note_finished(&mut self.finished, &mut direct.flags, finished);
-        let Some(deadline) = direct.deadline(&self.resources) else {
-            return;
-        };
-        // A deadline that moved back is looked at again when the old one fires.
-        if !direct.flags.has(Flags::ARMED) || is_before(deadline, direct.armed) {
-            direct.flags.set(Flags::ARMED);
-            direct.armed = deadline;
-            let deadline = direct::instant_of(deadline, now);
-            self.timers.arm(id.index(), deadline);
+    /// As [`settle_direct`](Self::settle_direct), at the end of the turn: what could not be done is tried again when
+    /// the timer says.
+    fn settle_late(&mut self, id: FlowId, turn: &Turn<'_>) {
+        if let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id) {
+            arm_direct(
+                direct,
+                id,
+                &self.resources,
+                &mut self.timers,
+                &mut self.finished,
+                turn,
+            );
         }
     }
 
@@ -507,38 +520,27 @@ impl Tcp {
             && let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id)
         {
             direct.flags.set(Flags::ABORTED);
-            self.settle_direct(id, turn.now);
+            self.settle_direct(id, turn);
             return;
         }
         self.carry_out(id, after, None, turn);
     }
 
     /// A flow can do without its engine.
-    fn dismiss(&mut self, id: FlowId, turn: &mut Turn<'_>) {
-        let Some((key, flow)) = self.flows.get_mut(id) else {
+    fn dismiss(&mut self, id: FlowId, turn: &Turn<'_>) {
+        let Some((_, flow)) = self.flows.get_mut(id) else {
             return;
         };
         let Flow::Engine(connection) = flow else {
             return;
         };
-        let mut direct = connection.direct_again();
-        let mut context = Context {
-            id,
-            key,
-            resources: &mut self.resources,
-            turn,
-        };
-        let after = direct.flush(&mut context);
+        let direct = connection.direct_again();
         let old = std::mem::replace(flow, Flow::Direct(direct));
         if let Flow::Engine(connection) = old {
             self.engines -= 1;
             self.keep(connection);
         }
         turn.counters.dismissed.increment();
-        match after {
-            After::Direct => self.arm_direct(id, turn.now),
-            after => self.carry_out(id, after, None, turn),
-        }
     }
 
     /// Keeps an engine for the next flow that needs one.
@@ -586,7 +588,7 @@ impl Tcp {
             };
             direct.send_syn(None, &mut context);
         }
-        self.settle_direct(id, turn.now);
+        self.settle_direct(id, turn);
         Ok(id)
     }
 
@@ -655,34 +657,39 @@ impl Tcp {
         }
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
-            let Some((key, flow)) = self.flows.get_mut(id) else {
-                continue;
-            };
-            match flow {
-                Flow::Direct(direct) => {
+            match self.flows.get_mut(id) {
+                Some((_, Flow::Direct(direct))) => {
                     direct.flags.clear(Flags::TOUCHED);
-                    let mut context = Context {
-                        id,
-                        key,
-                        resources: &mut self.resources,
-                        turn,
-                    };
-                    match direct.flush(&mut context) {
-                        // What could not be done is tried again when the timer says.
-                        After::Direct => self.arm_direct(id, turn.now),
-                        after => self.carry_out(id, after, None, turn),
-                    }
+                    self.flush_direct(id, turn);
                 }
-                Flow::Engine(connection) => {
+                Some((_, Flow::Engine(connection))) => {
                     connection.direct.flags.clear(Flags::TOUCHED);
                     let status = connection.flush(&mut self.resources, turn);
                     self.settle(id, status, turn);
                 }
+                None => {}
             }
         }
         debug_assert!(self.touched.is_empty());
         self.touched = touched;
         true
+    }
+
+    /// Does what a direct flow has to do at the end of a turn.
+    fn flush_direct(&mut self, id: FlowId, turn: &mut Turn<'_>) {
+        let Some((key, Flow::Direct(direct))) = self.flows.get_mut(id) else {
+            return;
+        };
+        let mut context = Context {
+            id,
+            key,
+            resources: &mut self.resources,
+            turn,
+        };
+        match direct.flush(&mut context) {
+            After::Direct => self.settle_late(id, turn),
+            after => self.carry_out(id, after, None, turn),
+        }
     }
 
     /// Carries out what is due, at most `budget` timers.
@@ -1102,7 +1109,10 @@ impl Tcp {
                     self.timers.arm(id.index(), deadline);
                 }
             }
-            Status::Quiet => self.dismiss(id, turn),
+            Status::Quiet => {
+                self.dismiss(id, turn);
+                self.flush_direct(id, turn);
+            }
             Status::TimeWait(closed) => self.enter_time_wait(id, closed, turn),
             Status::Gone(end) => self.remove(id, end, turn),
         }
@@ -1154,6 +1164,36 @@ impl Flow {
             Self::Direct(direct) => &mut direct.flags,
             Self::Engine(connection) => &mut connection.direct.flags,
         }
+    }
+}
+
+/// Arms the timer of a direct flow.
+#[inline]
+fn arm_direct(
+    direct: &mut Direct,
+    id: FlowId,
+    resources: &Resources,
+    timers: &mut TimerWheel,
+    finished: &mut usize,
+    turn: &Turn<'_>,
+) {
+    note_finished(
+        finished,
+        &mut direct.flags,
+        direct.state == direct::State::FinWait2,
+    );
+    // The common case: there is a timer already, and it fires before anything new can be due.
+    if direct.flags.has(Flags::ARMED) && direct.is_due_later(turn.millis) {
+        return;
+    }
+    let Some(deadline) = direct.deadline(resources) else {
+        return;
+    };
+    // A deadline that moved back is looked at again when the old one fires.
+    if !direct.flags.has(Flags::ARMED) || is_before(deadline, direct.armed) {
+        direct.flags.set(Flags::ARMED);
+        direct.armed = deadline;
+        timers.arm(id.index(), direct::instant_of(deadline, turn.now));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::Duration;
 const INITIAL_MILLIS: u32 = 1000;
 /// RFC 6298 section 2.4 says a second, "SHOULD"; Linux says this (`TCP_RTO_MIN`), and what a lost segment
 /// costs on a fast network is this and nothing else.
-const MIN_MILLIS: u32 = 200;
+pub(super) const MIN_MILLIS: u32 = 200;
 /// RFC 6298 section 2.5.
 const MAX_MILLIS: u32 = 60_000;
 

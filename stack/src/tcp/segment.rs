@@ -89,7 +89,7 @@ pub(super) fn is_before(a: u32, b: u32) -> bool {
 /// What the options of a SYN say, and what is sent by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PeerOptions {
-    /// The largest segment that is sent to it, in bytes of payload.
+    /// The largest segment that is sent to it, in bytes of payload: what it takes and what we have room for.
     pub(super) mss: u16,
     /// How far its windows are shifted, if it offered scaling (RFC 7323 section 2.2).
     pub(super) shift: Option<u8>,
@@ -212,21 +212,25 @@ pub(super) fn write_headers(
     let transport = ip + ip::header_bytes(&key.local);
     let end = transport + TCP_HEADER_BYTES + options_len + payload_len;
     ip::write_header(&mut frame[ip..end], &key.local, &key.peer, PROTOCOL_TCP);
+    // A whole array, so that there is one bounds check.
+    let mut header = [0; TCP_HEADER_BYTES];
+    header[0..2].copy_from_slice(&key.local_port.to_be_bytes());
+    header[2..4].copy_from_slice(&key.peer_port.to_be_bytes());
+    header[4..8].copy_from_slice(&numbers.seq.to_be_bytes());
+    header[8..12].copy_from_slice(&numbers.ack.to_be_bytes());
+    header[12] = (((TCP_HEADER_BYTES + options_len) / 4) << 4) as u8;
+    header[13] = numbers.flags;
+    header[14..16].copy_from_slice(&numbers.window.to_be_bytes());
+    // What remains is the urgent pointer.
     let segment = &mut frame[transport..end];
-    segment[0..2].copy_from_slice(&key.local_port.to_be_bytes());
-    segment[2..4].copy_from_slice(&key.peer_port.to_be_bytes());
-    segment[4..8].copy_from_slice(&numbers.seq.to_be_bytes());
-    segment[8..12].copy_from_slice(&numbers.ack.to_be_bytes());
-    segment[12] = (((TCP_HEADER_BYTES + options_len) / 4) << 4) as u8;
-    segment[13] = numbers.flags;
-    segment[14..16].copy_from_slice(&numbers.window.to_be_bytes());
-    // Checksum and urgent pointer.
-    segment[16..20].fill(0);
     let len = segment.len() as u16;
+    let (place, rest) = segment.split_at_mut(TCP_HEADER_BYTES);
     let field = Sum::pseudo_header(&key.local, &key.peer, PROTOCOL_TCP, len)
-        .plus(segment)
+        .plus(&header)
+        .plus(rest)
         .finish();
-    segment[16..18].copy_from_slice(&field);
+    header[16..18].copy_from_slice(&field);
+    place.copy_from_slice(&header);
     end
 }
 

@@ -17,24 +17,29 @@ impl Sum {
             let word = u64::from_ne_bytes([
                 word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
             ]);
-            // Two 32-bit halves: a packet is far too short to overflow the 64-bit accumulator.
-            sum += (word & 0xffff_ffff) + (word >> 32);
+            sum = add(sum, word);
         }
-        let mut pairs = words.remainder().chunks_exact(2);
-        for pair in &mut pairs {
-            sum += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
+        // At most 7 bytes are left, padded with zeros.
+        let rest = words.remainder();
+        let mut word = 0;
+        if let [a, b, c, d, ..] = *rest {
+            word = u64::from(u32::from_ne_bytes([a, b, c, d]));
         }
-        if let [last] = pairs.remainder() {
-            sum += u64::from(u16::from_ne_bytes([*last, 0]));
-        }
-        Self(sum)
+        let at = rest.len() & 4;
+        let last = match rest[at..] {
+            [a, b, c] => u32::from_ne_bytes([a, b, c, 0]),
+            [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
+            [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+            _ => 0,
+        };
+        Self(add(sum, word + u64::from(last)))
     }
 
     /// Adds a 16-bit field given in host order.
     #[inline]
     #[must_use]
     pub fn plus_u16(self, value: u16) -> Self {
-        Self(self.0 + u64::from(value.to_be()))
+        Self(add(self.0, u64::from(value.to_be())))
     }
 
     /// Adds the pseudo-header of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1);
@@ -59,11 +64,11 @@ impl Sum {
     /// The folded sum: `0xffff` (as a field: all ones) where data with a right checksum was summed.
     #[inline]
     fn fold(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        // Below 2^33, then below 2^18, and then the carry of that.
+        let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        (sum + (sum >> 16)) as u16
     }
 
     /// Whether the summed data, its checksum field included, is intact.
@@ -86,6 +91,13 @@ impl Sum {
             field => field,
         }
     }
+}
+
+/// One's complement addition: what is carried out at the top comes in at the bottom.
+#[inline]
+fn add(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
 }
 
 /// The checksum field of data in which one 32-bit word, at an even offset, changed from `before` to `after`

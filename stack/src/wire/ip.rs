@@ -40,24 +40,35 @@ pub fn write_header(
     protocol: u8,
 ) -> usize {
     let len = packet.len();
+    // Whole arrays, so that there is one bounds check.
     if source.is_ipv4() {
-        let header = &mut packet[..IPV4_HEADER_BYTES];
-        header[0..2].copy_from_slice(&[0x45, 0]);
-        header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-        header[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
-        header[8..12].copy_from_slice(&[HOP_LIMIT, protocol, 0, 0]);
+        let [total_high, total_low] = (len as u16).to_be_bytes();
+        let mut header = [0; IPV4_HEADER_BYTES];
+        header[..12].copy_from_slice(&[
+            0x45, 0, total_high, total_low, 0, 0, 0x40, 0, HOP_LIMIT, protocol, 0, 0,
+        ]);
         header[12..16].copy_from_slice(&source.octets()[12..]);
-        header[16..20].copy_from_slice(&destination.octets()[12..]);
-        let field = Sum::default().plus(header).finish();
+        header[16..].copy_from_slice(&destination.octets()[12..]);
+        let field = Sum::default().plus(&header).finish();
         header[10..12].copy_from_slice(&field);
+        packet[..IPV4_HEADER_BYTES].copy_from_slice(&header);
         IPV4_HEADER_BYTES
     } else {
-        let header = &mut packet[..IPV6_HEADER_BYTES];
-        header[0..4].copy_from_slice(&[0x60, 0, 0, 0]);
-        header[4..6].copy_from_slice(&((len - IPV6_HEADER_BYTES) as u16).to_be_bytes());
-        header[6..8].copy_from_slice(&[protocol, HOP_LIMIT]);
+        let [payload_high, payload_low] = ((len - IPV6_HEADER_BYTES) as u16).to_be_bytes();
+        let mut header = [0; IPV6_HEADER_BYTES];
+        header[..8].copy_from_slice(&[
+            0x60,
+            0,
+            0,
+            0,
+            payload_high,
+            payload_low,
+            protocol,
+            HOP_LIMIT,
+        ]);
         header[8..24].copy_from_slice(source.octets());
-        header[24..40].copy_from_slice(destination.octets());
+        header[24..].copy_from_slice(destination.octets());
+        packet[..IPV6_HEADER_BYTES].copy_from_slice(&header);
         IPV6_HEADER_BYTES
     }
 }

@@ -198,6 +198,7 @@ fn remove_tags(frame: &mut [u8], link_len: usize) -> usize {
     frame.len() - tags
 }
 
+#[inline]
 fn parse_ipv4(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reject> {
     let packet = &frame[ip..];
     if packet.len() < IPV4_HEADER_BYTES {
@@ -422,6 +423,7 @@ fn check_options(mut options: &[u8]) -> Result<(), Reject> {
     Ok(())
 }
 
+#[inline]
 fn check_addresses(
     source: &Address,
     destination: &Address,
@@ -443,6 +445,7 @@ fn check_addresses(
     Ok(())
 }
 
+#[inline]
 fn parse_transport(
     frame: &[u8],
     ip: usize,

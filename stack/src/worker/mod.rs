@@ -494,14 +494,14 @@ impl<P: Port> Worker<P> {
         let run_time = Duration::from_micros(nanos.saturating_sub(start) / 1000);
         let counters = &self.counters;
         if let Some((service, calls)) = self.tcp.take_called() {
-            let charge = service.budget.charge(run_time / calls);
-            if account("TCP", service.port, charge, run_time / calls, counters) {
+            let charge = service.budget.charge(run_time, calls);
+            if account("TCP", service.port, charge, run_time, calls, counters) {
                 service.handler.demote();
             }
         }
         if let Some(service) = self.udp.take_called() {
-            let charge = service.budget.charge(run_time);
-            if account("UDP", service.port, charge, run_time, counters) {
+            let charge = service.budget.charge(run_time, 1);
+            if account("UDP", service.port, charge, run_time, 1, counters) {
                 service.handler.demote();
             }
         }
@@ -585,6 +585,7 @@ fn account(
     port: u16,
     charge: Charge,
     run_time: Duration,
+    calls: u32,
     counters: &Counters,
 ) -> bool {
     if charge == Charge::Within {
@@ -595,6 +596,7 @@ fn account(
         return false;
     }
     counters.services_demoted.increment();
+    let run_time = run_time / calls;
     log::warn!(
         "{protocol} port {port}: its interruptlet overran its budget too often (last call {run_time}); \
          the slow path serves it from now on"

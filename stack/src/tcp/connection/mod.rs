@@ -28,7 +28,7 @@ pub(super) use self::window::Window;
 use super::direct::{self, ACK_AGE_MAX, Call, Direct, Done, Flags, Screened, Side, screen};
 use super::engine::Engine;
 use super::outgoing::Outgoing;
-use super::segment::{self, ACK, Numbers, RST, Segment, is_before};
+use super::segment::{self, ACK, Numbers, RST, SYN, Segment, is_before};
 use super::time_wait::Closed;
 use super::{Resources, Turn, summon};
 use crate::arena::Frame;
@@ -36,7 +36,7 @@ use crate::client::End;
 use crate::config::ENGINE_RX_BYTES;
 use crate::device::{Device, Translation};
 use crate::flow::FlowId;
-use crate::interruptlet::{RequestInfo, StreamOutcome, StreamRequest};
+use crate::interruptlet::{Info, RequestInfo, StreamOutcome, StreamRequest};
 use crate::pool::{Body, Job, Response, Source};
 use crate::wire::FlowKey;
 use crate::{Duration, Instant};
@@ -176,7 +176,12 @@ impl Connection {
             _ => direct::State::Established,
         };
         direct.rcv_nxt = self.rcv_nxt();
-        direct.snd_una = self.translation.snd_max;
+        // What is in flight is acknowledged by the very segment that ends the engine's work.
+        direct.snd_una = if self.engine.socket().send_queue() == 0 {
+            self.translation.snd_max
+        } else {
+            self.snd_una
+        };
         direct.snd_nxt = self.translation.snd_max;
         direct.progress_at = direct::millis(self.progress_at);
         if self.translation.acknowledged != direct.rcv_nxt {
@@ -512,6 +517,32 @@ impl Connection {
             && self.peer_max == self.rcv_nxt()
     }
 
+    /// Whether the engine's work ends with `segment`: it is the next one, and acknowledges everything that was sent.
+    pub(super) fn ends_with(&mut self, segment: &Segment) -> bool {
+        let plain = segment.flags & (SYN | RST | ACK) == ACK;
+        if !plain || segment.ack != self.translation.snd_max || self.sends_large {
+            return false;
+        }
+        let sent = self.translation.snd_max.wrapping_sub(self.snd_una) as usize;
+        let socket = self.engine.socket();
+        let open = match socket.state() {
+            State::Established => !self.closing,
+            State::CloseWait => !self.closing && self.client.is_some(),
+            _ => false,
+        };
+        // A probe of a closed window is counted as sent, too.
+        let all_sent = socket.send_queue() <= sent;
+        let waits = self.client.as_ref().is_some_and(ClientSide::waits);
+        let empty = socket.recv_queue() == 0;
+        let rcv_nxt = self.rcv_nxt();
+        open && all_sent
+            && empty
+            && !waits
+            && !self.is_busy()
+            && segment.seq == rcv_nxt
+            && self.peer_max == rcv_nxt
+    }
+
     /// Whether only the peer's FIN is missing.
     pub(super) fn is_finished(&mut self) -> bool {
         self.engine.state() == State::FinWait2
@@ -635,7 +666,8 @@ impl Connection {
             window.set_scratch(available);
         }
         let buffer = window.buffer(&resources.memory, &mut resources.scratch);
-        let request = StreamRequest::new(buffer, available, &info, &mut resources.outbox);
+        let request =
+            StreamRequest::new(buffer, available, Info::Told(&info), &mut resources.outbox);
         let outcome = handler.handle(request).into_outcome();
         resources.note_call(self.service);
         self.settle(id, outcome, window, resources, turn);

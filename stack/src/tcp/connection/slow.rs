@@ -4,7 +4,7 @@
 use super::{Connection, Window};
 use crate::flow::FlowId;
 use crate::interruptlet::{
-    RequestInfo, StreamInterruptlet, StreamOutcome, StreamReply, StreamRequest,
+    Info, RequestInfo, StreamInterruptlet, StreamOutcome, StreamReply, StreamRequest,
 };
 use crate::pool::{Deferred, Job, ReplyTo, Responder, Route, SharedStream};
 use crate::tcp::{Resources, Turn};
@@ -163,7 +163,7 @@ impl Connection {
             outbox,
             ..
         } = resources;
-        let request = StreamRequest::new(scratch, len, &info, outbox);
+        let request = StreamRequest::new(scratch, len, Info::Told(&info), outbox);
         let outcome = ports[self.service]
             .handler
             .call(|handler| excuse(handler, request).into_outcome());

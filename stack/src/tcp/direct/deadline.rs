@@ -3,6 +3,7 @@
 use super::{After, Context, Direct, Done, Flags, Millis, Side, State, millis};
 use crate::arena::Owner;
 use crate::client::End;
+use crate::tcp::rtt::MIN_MILLIS;
 use crate::tcp::segment::{self, ACK, Numbers};
 use crate::tcp::{HANDSHAKE_TIMEOUT, LINGER_TIMEOUT, Resources};
 use crate::telemetry::Summon;
@@ -97,9 +98,22 @@ impl Direct {
         self.waiting(resources).map(|(_, at)| at)
     }
 
+    /// Whether the timer that the flow has fires no later than the retransmission timer could, which is what it
+    /// waits for: no need to look closer.
+    #[inline]
+    pub(in crate::tcp) fn is_due_later(&self, now: Millis) -> bool {
+        let left = self.armed.wrapping_sub(now) as i32;
+        let waits = self.flags.any(Flags::FIN_DUE | Flags::ACK_DUE);
+        self.timer_from == now
+            && left <= MIN_MILLIS as i32
+            && self.in_flight() > 0
+            && !waits
+            && !self.state.is_opening()
+    }
+
     /// Acts on a deadline that has passed.
     pub(in crate::tcp) fn expire(&mut self, cx: &mut Context<'_, '_>) -> After {
-        let now = millis(cx.turn.now);
+        let now = cx.turn.millis;
         let Some((waiting, at)) = self.waiting(cx.resources) else {
             return After::Direct;
         };
@@ -158,7 +172,7 @@ impl Direct {
             return After::Gone(End::Unanswered);
         }
         self.probes += 1;
-        self.timer_from = millis(cx.turn.now);
+        self.timer_from = cx.turn.millis;
         if let Some(frame) = cx.turn.egress.arena.alloc(Owner::Tx) {
             cx.turn.counters.keep_alive_probes.increment();
             let numbers = Numbers {

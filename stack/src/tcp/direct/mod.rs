@@ -159,6 +159,12 @@ impl Flags {
         self.0 & flag.0 != 0
     }
 
+    /// Whether one of some flags is set.
+    #[inline]
+    pub(super) fn any(self, flags: Self) -> bool {
+        self.0 & flags.0 != 0
+    }
+
     #[inline]
     pub(super) fn set(&mut self, flag: Self) {
         self.0 |= flag.0;
@@ -167,6 +173,15 @@ impl Flags {
     #[inline]
     pub(super) fn clear(&mut self, flag: Self) {
         self.0 &= !flag.0;
+    }
+}
+
+impl std::ops::BitOr for Flags {
+    type Output = Self;
+
+    #[inline]
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 

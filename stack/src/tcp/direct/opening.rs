@@ -40,7 +40,7 @@ impl Direct {
         } else {
             self.flags.clear(Flags::TIMING);
         }
-        self.timer_from = millis(turn.now);
+        self.timer_from = turn.millis;
     }
 
     /// A segment before the handshake is complete.
@@ -142,6 +142,8 @@ impl Direct {
         let options = &cx.turn.egress.arena.bytes(frame)
             [segment.transport + TCP_HEADER_BYTES..segment.payload];
         self.peer = PeerOptions::read(options, segment::default_mss(cx.key));
+        let local_mss = segment::local_mss(cx.resources.ip_mtu, cx.key);
+        self.peer.mss = self.peer.mss.min(local_mss);
         self.link = segment.link;
         // Bytes that come with a SYN are not acknowledged: they will be sent again.
         self.rcv_nxt = segment.seq.wrapping_add(1);

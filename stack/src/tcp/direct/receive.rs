@@ -37,11 +37,8 @@ impl Direct {
         if acked <= self.in_flight() {
             self.link = segment.link;
             match self.acknowledge(segment, acked, cx) {
-                After::Direct => {}
-                after => {
-                    let wants = matches!(&after, After::Engine(_));
-                    return give(after, frame, wants, cx);
-                }
+                Acknowledged::GoOn => {}
+                end => return self.end_of_acknowledging(end, frame, cx),
             }
         } else if !is_before(segment.ack, self.snd_una)
             || self.snd_una.wrapping_sub(segment.ack) > ACK_AGE_MAX
@@ -77,7 +74,12 @@ impl Direct {
 
     /// Takes an acknowledgement in of `acked` numbers that were in flight.
     #[inline]
-    fn acknowledge(&mut self, segment: &Segment, acked: u32, cx: &mut Context<'_, '_>) -> After {
+    fn acknowledge(
+        &mut self,
+        segment: &Segment,
+        acked: u32,
+        cx: &mut Context<'_, '_>,
+    ) -> Acknowledged {
         let window = self.peer.scale(segment.window);
         let same_window = std::mem::replace(&mut self.snd_wnd, window) == window;
         if acked == 0 {
@@ -86,10 +88,10 @@ impl Direct {
             if duplicate {
                 self.dup_acks = self.dup_acks.saturating_add(1);
                 if self.dup_acks == DUP_ACKS {
-                    return After::engine(Summon::DuplicateAcks, None, Done::Nothing);
+                    return Acknowledged::NothingThrice;
                 }
             }
-            return After::Direct;
+            return Acknowledged::GoOn;
         }
         let turn = &mut *cx.turn;
         cx.resources
@@ -99,20 +101,37 @@ impl Direct {
         self.dup_acks = 0;
         self.backoff = 0;
         self.time_acknowledgement(turn.now);
-        let now = millis(turn.now);
+        let now = turn.millis;
         // RFC 6298 section 5.3.
         self.timer_from = now;
         self.progress_at = now;
         if self.snd_una != self.snd_nxt {
-            return After::Direct;
+            return Acknowledged::GoOn;
         }
         match self.state {
             State::FinWait1 => self.state = State::FinWait2,
-            State::Closing => return After::TimeWait(self.closed(cx.resources)),
-            State::LastAck => return After::Gone(End::Closed),
+            State::Closing | State::LastAck => return Acknowledged::OurFin,
             _ => {}
         }
-        After::Direct
+        Acknowledged::GoOn
+    }
+
+    /// What an acknowledgement that is not like others comes to; `frame` is that of its segment.
+    fn end_of_acknowledging(
+        &mut self,
+        end: Acknowledged,
+        frame: Frame,
+        cx: &mut Context<'_, '_>,
+    ) -> After {
+        if end == Acknowledged::NothingThrice {
+            return After::engine(Summon::DuplicateAcks, Some(frame), Done::Nothing);
+        }
+        cx.turn.egress.arena.free(frame);
+        match (end, self.state) {
+            (Acknowledged::GoOn, _) => After::Direct,
+            (_, State::LastAck) => After::Gone(End::Closed),
+            _ => After::TimeWait(self.closed(cx.resources)),
+        }
     }
 
     /// Takes the round trip's time, if the segment that it is taken of was just acknowledged.
@@ -178,8 +197,13 @@ impl Direct {
             // Something before it is missing; what it acknowledges is known all the same.
             let acked = segment.ack.wrapping_sub(self.snd_una);
             if acked <= self.in_flight() {
-                let after = self.acknowledge(segment, acked, cx);
-                return give(after, frame, false, cx);
+                return match self.acknowledge(segment, acked, cx) {
+                    // There is something missing, and that is what says so.
+                    Acknowledged::NothingThrice => {
+                        self.end_of_acknowledging(Acknowledged::GoOn, frame, cx)
+                    }
+                    end => self.end_of_acknowledging(end, frame, cx),
+                };
             }
         } else if !is_ahead && is_before(self.rcv_nxt, end) {
             // A part of it is new.
@@ -221,13 +245,15 @@ impl Direct {
     }
 }
 
-/// Gives the frame to the engine that is wanted, or frees it.
-fn give(mut after: After, frame: Frame, wanted: bool, cx: &mut Context<'_, '_>) -> After {
-    match &mut after {
-        After::Engine(call) if wanted => call.frame = Some(frame),
-        _ => cx.turn.egress.arena.free(frame),
-    }
-    after
+/// What an acknowledgement says besides what is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acknowledged {
+    /// Nothing.
+    GoOn,
+    /// Nothing new for the third time: a segment is lost.
+    NothingThrice,
+    /// Our FIN has arrived after the peer's.
+    OurFin,
 }
 
 /// What is to be done about a reset or a SYN on a connection.

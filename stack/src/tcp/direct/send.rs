@@ -1,6 +1,6 @@
 //! Segments of a direct flow.
 
-use super::{After, Context, Direct, Flags, State, initial_window, millis};
+use super::{After, Context, Direct, Flags, State, initial_window};
 use crate::arena::{Frame, Owner};
 use crate::client::End;
 use crate::tcp::Resources;
@@ -21,12 +21,6 @@ pub(super) struct Sender<'a, 'turn> {
 }
 
 impl Direct {
-    /// The largest segment that may be sent.
-    #[inline]
-    pub(super) fn mss(&self, resources: &Resources, key: &FlowKey) -> usize {
-        usize::from(self.peer.mss.min(segment::local_mss(resources.ip_mtu, key)))
-    }
-
     /// Whether `len` bytes may be sent now, as direct flows do; if not, why. `frames` are at hand already.
     #[inline]
     pub(super) fn fits(
@@ -34,10 +28,9 @@ impl Direct {
         len: usize,
         frames: usize,
         resources: &Resources,
-        cx_key: &FlowKey,
         turn: &Turn<'_>,
     ) -> Result<(), Summon> {
-        let mss = self.mss(resources, cx_key);
+        let mss = usize::from(self.peer.mss);
         let limit = self.snd_wnd.min(initial_window(mss as u32));
         if len as u64 + u64::from(self.in_flight()) > u64::from(limit) {
             return Err(Summon::LargeReply);
@@ -124,7 +117,7 @@ impl Direct {
         }
         // RFC 6298 section 5.1.
         if self.in_flight() == 0 {
-            self.timer_from = millis(turn.now);
+            self.timer_from = turn.millis;
         }
         self.snd_nxt = self.snd_nxt.wrapping_add(len as u32 + u32::from(fin));
         if !self.flags.has(Flags::TIMING) {
@@ -150,7 +143,7 @@ impl Direct {
 
     /// Closes our side, with nothing more to send.
     pub(super) fn close(&mut self, cx: &mut Context<'_, '_>) {
-        self.progress_at = millis(cx.turn.now);
+        self.progress_at = cx.turn.millis;
         let mut sender = sender(self, cx.key, cx.resources, cx.turn);
         self.send(None, [&[], &[]], true, &mut sender);
     }
@@ -158,7 +151,7 @@ impl Direct {
     /// Sends the oldest segment in flight once more, where no engine can be had for that (RFC 6298 sections 5.4
     /// to 5.6).
     pub(in crate::tcp) fn retransmit(&mut self, cx: &mut Context<'_, '_>) -> After {
-        let now = millis(cx.turn.now);
+        let now = cx.turn.millis;
         if u64::from(now.wrapping_sub(self.progress_at)) >= USER_TIMEOUT.total_millis() {
             self.send_reset(None, cx);
             return After::Gone(End::Unanswered);
@@ -227,7 +220,7 @@ pub(super) fn sender<'a, 'turn>(
 ) -> Sender<'a, 'turn> {
     Sender {
         key,
-        mss: direct.mss(resources, key),
+        mss: usize::from(direct.peer.mss),
         window: resources.window(direct),
         held: &mut resources.held,
         turn,

@@ -1,10 +1,10 @@
 //! What the bytes of a segment in order are for: requests of a service's handler, or what the client reads.
 
 use super::send::{self, Sender};
-use super::{After, Context, Direct, Done, Flags, Side, State, millis};
+use super::{After, Context, Direct, Done, Flags, Side, State};
 use crate::arena::Frame;
 use crate::client::{Actions, End, Stream, StreamId};
-use crate::interruptlet::{RequestInfo, StreamOutcome, StreamRequest};
+use crate::interruptlet::{Info, StreamOutcome, StreamRequest};
 use crate::tcp::Resources;
 use crate::tcp::segment::{FIN, Segment, payload_offset};
 use crate::telemetry::Summon;
@@ -22,12 +22,10 @@ impl Direct {
         };
         let service = usize::from(service);
         let ended = segment.has(FIN);
-        let info = RequestInfo {
-            local: cx.key.local_addr(),
-            peer: cx.key.peer_addr(),
+        let info = Info::Flow {
+            key: cx.key,
             now: cx.turn.now,
             end_of_stream: ended,
-            full: false,
         };
         cx.resources.replies.clear();
         let mut start = segment.payload;
@@ -49,7 +47,7 @@ impl Direct {
                 return After::engine(Summon::Demoted, Some(frame), handled(None));
             };
             let buffer = &mut memory.frame_mut(&mut frame)[start..];
-            let request = StreamRequest::new(buffer, available, &info, outbox);
+            let request = StreamRequest::new(buffer, available, info, outbox);
             let outcome = handler.handle(request).into_outcome();
             cx.resources.note_call(service);
             let consumed = match outcome {
@@ -74,7 +72,7 @@ impl Direct {
                 _ => cx.resources.outbox.head.len() + cx.resources.outbox.content.len(),
             };
             let total = cx.resources.replies.len() + len;
-            if let Err(reason) = self.fits(total, 1, cx.resources, cx.key, cx.turn) {
+            if let Err(reason) = self.fits(total, 1, cx.resources, cx.turn) {
                 return After::engine(reason, Some(frame), handled(Some(outcome)));
             }
             cx.turn.counters.tcp_requests.increment();
@@ -119,7 +117,7 @@ impl Direct {
         if ended {
             self.state = State::CloseWait;
         }
-        self.progress_at = millis(cx.turn.now);
+        self.progress_at = cx.turn.millis;
     }
 
     /// Sends a reply of `len` bytes that fits: from `place` in the frame, if it was made there, else from the
@@ -137,7 +135,7 @@ impl Direct {
             self.flags.set(Flags::ACK_DUE);
             return After::Direct;
         }
-        let mss = self.mss(cx.resources, cx.key);
+        let mss = usize::from(self.peer.mss);
         let window = cx.resources.window(self);
         let Resources {
             memory,
@@ -209,13 +207,8 @@ impl Direct {
                 return After::engine(Summon::Client, frame, done);
             }
             if !actions.abort
-                && let Err(reason) = self.fits(
-                    cx.resources.actions.outbox.len(),
-                    1,
-                    cx.resources,
-                    cx.key,
-                    cx.turn,
-                )
+                && let Err(reason) =
+                    self.fits(cx.resources.actions.outbox.len(), 1, cx.resources, cx.turn)
             {
                 return After::engine(reason, frame, done);
             }
@@ -318,7 +311,7 @@ impl Direct {
         let reason = if wants_room || read_at.is_some() {
             Some(Summon::Client)
         } else if len > 0 {
-            self.fits(len, frames, cx.resources, cx.key, cx.turn).err()
+            self.fits(len, frames, cx.resources, cx.turn).err()
         } else {
             None
         };
@@ -342,7 +335,7 @@ impl Direct {
                 return After::Gone(End::Aborted);
             }
         } else if len > 0 || close {
-            self.progress_at = millis(cx.turn.now);
+            self.progress_at = cx.turn.millis;
             let outbox = std::mem::take(&mut cx.resources.actions.outbox);
             let mut sender = send::sender(self, cx.key, cx.resources, cx.turn);
             self.send(frame, [&outbox, &[]], close, &mut sender);
