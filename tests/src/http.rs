@@ -54,10 +54,25 @@ impl Connection {
         let stream = client
             .tcp(to)
             .unwrap_or_else(|error| panic!("connect to {to}: {error}"));
+        Self::over(stream)
+    }
+
+    /// Takes over a TCP connection on which nothing was received yet.
+    pub fn over(stream: TcpStream) -> Self {
         Self {
             stream,
             received: Vec::new(),
         }
+    }
+
+    /// The TCP connection, for options of its own.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Gives the TCP connection back, without what was received and not asked for.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     /// Sends bytes as they are. The server may already have refused and closed: that is for the

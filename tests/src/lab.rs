@@ -14,6 +14,10 @@ use crate::sys;
 pub const SERVER_IF: &str = "srv0";
 /// The client's end, in the client's namespace (behind the router, if there is one).
 pub const CLIENT_IF: &str = "cli0";
+/// The relay's end of its pair with the server.
+pub(crate) const RELAY_SERVER_IF: &str = "rl0";
+/// The relay's end of its pair with the client.
+pub(crate) const RELAY_CLIENT_IF: &str = "rl1";
 
 /// Both IP versions, for tests that do everything twice.
 pub const VERSIONS: [Version; 2] = [Version::V4, Version::V6];
@@ -39,6 +43,9 @@ pub struct Options {
     pub kernel_address: bool,
     /// Whether a router stands between client and server, so that the client is not on-link.
     pub router: bool,
+    /// Whether a namespace stands between client and server in which nobody forwards frames until a
+    /// [`crate::relay::Relay`] is started there. Not together with `router`.
+    pub relay: bool,
 }
 
 impl Default for Options {
@@ -48,6 +55,7 @@ impl Default for Options {
             mtu: 1500,
             kernel_address: false,
             router: false,
+            relay: false,
         }
     }
 }
@@ -58,6 +66,7 @@ pub struct Lab {
     server: Netns,
     client: Netns,
     router: Option<Netns>,
+    relay: Option<Netns>,
     directory: PathBuf,
     /// The first two bytes after `10.` and the middle of the ULA prefix: unique per lab.
     subnet: (u8, u8),
@@ -91,6 +100,7 @@ impl Lab {
             server: name("ts"),
             client: name("tc"),
             router: options.router.then(|| name("tr")),
+            relay: options.relay.then(|| name("tl")),
             directory,
             subnet: (20 + (id >> 8) as u8 % 200, (id as u8) & 0xfe),
             id,
@@ -122,6 +132,15 @@ impl Lab {
             }
             self.add_addresses(&self.client, CLIENT_IF, self.far_addresses(1));
             self.add_default_routes(&self.client, self.far_addresses(2));
+        } else if let Some(relay) = &self.relay {
+            // The relay's kernel says nothing by itself.
+            let path = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+            relay.inside(|| std::fs::write(path, "1").expect("turn IPv6 off"));
+            self.join(options, (relay, RELAY_SERVER_IF), (&self.server, SERVER_IF));
+            self.join(options, (&self.client, CLIENT_IF), (relay, RELAY_CLIENT_IF));
+            // Segments must not be merged on their way: the result would be longer than a frame.
+            relay.run_ok("ethtool", &["-K", RELAY_SERVER_IF, "gro", "off"]);
+            self.add_addresses(&self.client, CLIENT_IF, self.gateways());
         } else {
             self.join(
                 options,
@@ -214,6 +233,11 @@ impl Lab {
         &self.client
     }
 
+    /// The namespace between client and server, if a relay was asked for.
+    pub(crate) fn relay(&self) -> Option<&Netns> {
+        self.relay.as_ref()
+    }
+
     /// A scratch directory, removed with the lab.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -303,7 +327,8 @@ impl Lab {
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &Netns> {
-        [&self.server, &self.client].into_iter().chain(&self.router)
+        let between = self.router.iter().chain(&self.relay);
+        [&self.server, &self.client].into_iter().chain(between)
     }
 }
 

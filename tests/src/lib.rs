@@ -12,13 +12,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod echo;
+pub mod faults;
 pub mod http;
 pub mod lab;
 pub mod netns;
 pub mod packet;
 pub mod raw;
+pub mod relay;
 pub mod report;
 pub mod server;
 pub mod site;
 mod sys;
+pub mod tcp;
 pub mod wait;

@@ -22,7 +22,12 @@ impl Site {
 
     /// Makes the lab and the site; `None` where what needs root is skipped.
     pub fn new() -> Option<Self> {
-        let lab = Lab::new(Options::default())?;
+        Self::with(Options::default())
+    }
+
+    /// Makes the site in a lab of the given kind; `None` where what needs root is skipped.
+    pub fn with(options: Options) -> Option<Self> {
+        let lab = Lab::new(options)?;
         let site = Self {
             root: lab.directory().join("www"),
             lab,

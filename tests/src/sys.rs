@@ -1,10 +1,11 @@
-//! Owns the system calls that std has no safe wrapper for: entering a namespace, signals and packet
-//! sockets. Each function is safe to call; nothing unsafe leaves this module.
+//! Owns the system calls that std has no safe wrapper for: entering a namespace, signals, packet sockets
+//! and TCP sockets before they are connected. Each function is safe to call; nothing unsafe leaves this module.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -60,10 +61,7 @@ pub(crate) fn packet_socket(interface: &str, read_timeout: Duration) -> io::Resu
         libc::PACKET_IGNORE_OUTGOING,
         &1_i32,
     )?;
-    let timeout = libc::timeval {
-        tv_sec: libc::time_t::try_from(read_timeout.as_secs()).map_err(io::Error::other)?,
-        tv_usec: libc::suseconds_t::from(read_timeout.subsec_micros()),
-    };
+    let timeout = timeval(read_timeout)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
 
     // SAFETY: sockaddr_ll is plain integers, for which all zeros is a value.
@@ -82,12 +80,103 @@ pub(crate) fn packet_socket(interface: &str, read_timeout: Duration) -> io::Resu
     Ok(File::from(socket))
 }
 
-fn set_option<T>(socket: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+/// A TCP socket of the calling thread's namespace, for addresses of the version of `to`, whose
+/// [`connect`] takes at most `limit`.
+pub(crate) fn tcp_socket(to: SocketAddr, limit: Duration) -> io::Result<OwnedFd> {
+    let family = if to.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    // SAFETY: socket touches no memory of ours.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: `fd` was just opened and nothing else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let limit = timeval(limit)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &limit)?;
+    Ok(socket)
+}
+
+/// Gives a socket its own address.
+pub(crate) fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let (address, length) = raw_address(address)?;
+    // SAFETY: `address` outlives the call and its first `length` bytes are an address.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(())
+}
+
+/// Connects a socket.
+pub(crate) fn connect(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+    let (address, length) = raw_address(to)?;
+    // SAFETY: `address` outlives the call and its first `length` bytes are an address.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(())
+}
+
+/// Sets an option whose value is a number.
+pub(crate) fn set_number(socket: impl AsFd, level: i32, name: i32, value: u32) -> io::Result<()> {
+    let value = libc::c_int::try_from(value).map_err(io::Error::other)?;
+    set_option(socket, level, name, &value)
+}
+
+/// Has the close of a connected socket reset the connection at once (`SO_LINGER` of zero).
+pub(crate) fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+}
+
+/// An address as system calls take it, and how many of the bytes are it.
+fn raw_address(address: SocketAddr) -> io::Result<(libc::sockaddr_storage, libc::socklen_t)> {
+    // SAFETY: sockaddr_storage is plain integers, for which all zeros is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let length = match address {
+        SocketAddr::V4(address) => {
+            let raw = libc::sockaddr_in {
+                sin_family: u16::try_from(libc::AF_INET).map_err(io::Error::other)?,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from(*address.ip()).to_be(),
+                },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: sockaddr_storage has the room and the alignment for every address.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(address) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: u16::try_from(libc::AF_INET6).map_err(io::Error::other)?,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: address.flowinfo(),
+                sin6_addr: libc::in6_addr {
+                    s6_addr: address.ip().octets(),
+                },
+                sin6_scope_id: address.scope_id(),
+            };
+            // SAFETY: sockaddr_storage has the room and the alignment for every address.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    Ok((storage, length as libc::socklen_t))
+}
+
+fn timeval(duration: Duration) -> io::Result<libc::timeval> {
+    Ok(libc::timeval {
+        tv_sec: libc::time_t::try_from(duration.as_secs()).map_err(io::Error::other)?,
+        tv_usec: libc::suseconds_t::from(duration.subsec_micros()),
+    })
+}
+
+fn set_option<T>(socket: impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of `value`, which outlives the call; the kernel
     // only reads it.
     check(unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             name,
             (&raw const *value).cast(),
