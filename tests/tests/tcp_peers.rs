@@ -217,7 +217,7 @@ fn one_percent_is_lost() {
 
 #[test]
 fn five_percent_are_lost() {
-    lossy(&Way::BOTH, 5, 20_000, &BODIES[..5]);
+    lossy(&Way::BOTH, 5, 20_000, &BODIES[..4]);
 }
 
 #[test]
@@ -536,7 +536,7 @@ fn peers_without_the_usual_options_bear_loss() {
             random_loss(lab, &Way::BOTH, 2);
         },
         |lab| echoes(lab, tcp::Options::default(), 20_000),
-        |site| downloads(site, tcp::Options::default(), &BODIES[..5]),
+        |site| downloads(site, tcp::Options::default(), &BODIES[..4]),
         |lab, ()| end_of_loss(lab, &Way::BOTH),
     );
     echo.iter().for_each(assert_summoned);
