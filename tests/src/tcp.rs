@@ -13,8 +13,6 @@ use crate::wait::SOON;
 pub struct Options {
     /// Bytes of receive buffer (`SO_RCVBUF`), of which the kernel reserves twice as many.
     pub receive_buffer: Option<u32>,
-    /// Bytes of window to announce at most (`TCP_WINDOW_CLAMP`). The kernel raises less than 1,152.
-    pub window_clamp: Option<u32>,
     /// The largest segment to announce and to send, in bytes (`TCP_MAXSEG`).
     pub largest_segment: Option<u32>,
     /// The port to connect from, also if it was used lately (`SO_REUSEADDR`).
@@ -42,7 +40,6 @@ impl Options {
         let socket = sys::tcp_socket(to, SOON)?;
         for (level, name, value) in [
             (libc::SOL_SOCKET, libc::SO_RCVBUF, self.receive_buffer),
-            (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, self.window_clamp),
             (libc::IPPROTO_TCP, libc::TCP_MAXSEG, self.largest_segment),
         ] {
             if let Some(value) = value {
