@@ -1,5 +1,5 @@
-//! Owns what goes wrong on the client's link: nftables rules in the client's namespace that lose or count
-//! packets of TCP. Neither end is told of a loss.
+//! Owns what goes wrong on the client's link: nftables rules in the client's namespace that lose, change or
+//! count packets of TCP. Neither end is told of a loss.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -43,13 +43,19 @@ impl fmt::Display for Way {
 /// such as `numgen random mod 100 < 5`; an empty one matches all. Counted together with what other rules
 /// of the same way lose.
 pub fn lose(lab: &Lab, way: Way, matching: &str) {
-    // A drop at egress is reported to the sender's TCP, which then takes the segment for unsent. A frame
-    // on the loopback that is addressed to somebody else is lost without a word.
+    // A drop at egress is reported to the sender's TCP, which then takes the segment for not sent yet. A
+    // frame on the loopback that is addressed to somebody else is lost without a word.
     let verdict = match way {
         Way::ToServer => "fwd to lo",
         Way::ToClient => "drop",
     };
     add_rule(lab, way, "lost", matching, verdict);
+}
+
+/// From now on takes an option, as nftables calls it, out of the client's SYNs.
+pub fn strip_option(lab: &Lab, option: &str) {
+    let change = format!("reset tcp option {option}");
+    add_rule(lab, Way::ToServer, "seen", "tcp flags syn", &change);
 }
 
 /// From now on counts the packets of TCP that go this way, satisfy `matching` and were not lost by an

@@ -3,7 +3,8 @@
 //!
 //! A test makes a [`lab::Lab`] of its own (two network namespaces with names no other run has),
 //! starts a [`server::Server`] in it, talks to it with [`netns::Netns`] (commands and sockets inside
-//! the client's namespace), [`http`] and [`raw`], and ends with [`server::Server::stop`], which
+//! the client's namespace), [`http`], [`tcp`] and [`raw`], over a link that [`faults`] and [`relay`] can make
+//! a bad one, and ends with [`server::Server::stop`], which
 //! checks that every frame is accounted for. Everything is removed on drop, also when a test fails.
 //!
 //! Waiting is polling with a bound ([`wait`]); nothing here measures speed.

@@ -39,7 +39,7 @@ pub struct Relay {
 #[derive(Debug, Default)]
 struct Shared {
     end: AtomicBool,
-    delayed: AtomicU64,
+    overtaken: AtomicU64,
     doubled: AtomicU64,
 }
 
@@ -78,9 +78,9 @@ impl Relay {
         }
     }
 
-    /// How many frames were held back so far.
-    pub fn delayed(&self) -> u64 {
-        self.shared.delayed.load(Ordering::Relaxed)
+    /// How many frames were overtaken by as many others as they had to wait for, so far.
+    pub fn overtaken(&self) -> u64 {
+        self.shared.overtaken.load(Ordering::Relaxed)
     }
 
     /// How many frames were sent twice so far.
@@ -137,7 +137,6 @@ impl Direction {
 
     fn take(&mut self, frame: &[u8]) {
         if self.hits(self.faults.delayed_percent) {
-            self.shared.delayed.fetch_add(1, Ordering::Relaxed);
             self.wait(frame);
             return;
         }
@@ -166,6 +165,7 @@ impl Direction {
         }
         while let Some(at) = self.waiting.iter().position(|w| w.overtaking == 0) {
             if let Some(waiting) = self.waiting.remove(at) {
+                self.shared.overtaken.fetch_add(1, Ordering::Relaxed);
                 self.send(&waiting.frame);
             }
         }
