@@ -236,6 +236,8 @@ counters! {
     stall_timeouts,
     /// TIME-WAIT entries dropped early to make room.
     time_wait_evicted,
+    /// TIME-WAIT entries that gave way to a new connection of the same ends.
+    time_wait_reused,
     /// ICMP echo requests answered.
     icmp_echo_replies,
     /// ICMP port unreachable messages sent.

@@ -94,6 +94,7 @@ const SCENARIOS: &[Scenario] = &[
     (&["idle_timeouts"], idle),
     (&["stall_timeouts"], stalled),
     (&["time_wait_evicted"], time_waits),
+    (&["time_wait_reused"], reused_ends),
     (&["tx_no_frame"], no_frame),
 ];
 
@@ -431,6 +432,20 @@ fn time_waits() -> Sim {
         raw.take(&mut sim, &answers);
         raw.send(&mut sim, FIN | ACK, b"");
     }
+    sim
+}
+
+/// Two connections of the same ends, one right behind the other.
+fn reused_ends() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    let answers = raw.send(&mut sim, ACK, b"close\n");
+    raw.take(&mut sim, &answers);
+    raw.send(&mut sim, FIN | ACK, b"");
+    let mut again = Raw::new(Version::V4, 5000);
+    again.seq = raw.seq.wrapping_add(100);
+    again.ack = again.syn(&mut sim)[0].seq.wrapping_add(1);
+    assert_eq!(again.request(&mut sim, b"reply x\n"), b"<x>\n");
     sim
 }
 

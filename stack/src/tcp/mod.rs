@@ -37,7 +37,7 @@ use self::held::Held;
 use self::segment::{
     ACK, Numbers, PeerOptions, RST, SYN, Segment, SynOptions, TCP_HEADER_BYTES, is_before,
 };
-use self::time_wait::{Closed, TimeWait};
+use self::time_wait::{Closed, Found, Reopening, TimeWait};
 use crate::arena::{Frame, FrameMemory, Owner};
 use crate::client::{Actions, Client, End, OpenError, Stream, StreamId};
 use crate::clock;
@@ -59,9 +59,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Used engines that are kept for the next flows that need one.
 const SPARE_ENGINES_MAX: usize = 1024;
-/// A new connection of the same ends may begin while the last one is in TIME-WAIT, unless our sequence
-/// numbers would soon be those of segments that may still be under way (RFC 1122 section 4.2.2.13).
-const REUSE_DISTANCE: u32 = 1 << 20;
+/// A new connection of the same ends may begin while the last one is in TIME-WAIT; our sequence numbers begin so far
+/// behind those of segments that may still be under way (RFC 1122 section 4.2.2.13).
+const REUSE_DISTANCE: u32 = 1 << 17;
 
 // The window scale that is announced to peers of services must be the one that an engine derives from its
 // buffer: none.
@@ -880,8 +880,8 @@ impl Tcp {
         segment: &Segment,
         turn: &mut Turn<'_>,
     ) {
-        if let Some((id, closed)) = self.time_wait.find(key) {
-            self.receive_in_time_wait(id, closed, frame, key, segment, turn);
+        if let Some(found) = self.time_wait.find(key) {
+            self.receive_in_time_wait(found, frame, key, segment, turn);
             return;
         }
         let Some(service) = self.service(key) else {
@@ -898,7 +898,9 @@ impl Tcp {
         }
         match self.completion(key, segment, turn.now) {
             Completion::Complete(peer) => {
-                self.accept(service, peer, frame, key, segment, turn);
+                if self.accept(service, peer, frame, key, segment, turn) {
+                    turn.counters.cookies_accepted.increment();
+                }
             }
             Completion::Early => {
                 turn.counters.cookies_early.increment();
@@ -928,7 +930,25 @@ impl Tcp {
             turn.egress.arena.free(frame);
             return;
         }
-        let (peer, isn) = self.cookie(&frame, key, segment, turn);
+        let peer = self.options(&frame, key, segment, turn);
+        let local_mss = segment::local_mss(self.resources.ip_mtu, key);
+        let isn = self
+            .handshake
+            .cookie(key, segment.seq, peer, local_mss, turn.now);
+        turn.counters.cookies_sent.increment();
+        self.send_syn_ack(frame, key, segment, peer, isn, turn);
+    }
+
+    /// Answers a SYN on its own frame.
+    fn send_syn_ack(
+        &self,
+        frame: Frame,
+        key: &FlowKey,
+        segment: &Segment,
+        peer: PeerOptions,
+        isn: u32,
+        turn: &mut Turn<'_>,
+    ) {
         let numbers = Numbers {
             seq: isn,
             ack: segment.seq.wrapping_add(1),
@@ -940,26 +960,20 @@ impl Tcp {
             shift: peer.shift.map(|_| receive_shift(ENGINE_RX_BYTES)),
             sack: peer.sack,
         };
-        turn.counters.cookies_sent.increment();
         segment::send_syn(frame, &segment.link, key, numbers, options, turn.egress);
     }
 
-    /// The options of a SYN, and the initial sequence number that answers it.
-    fn cookie(
-        &mut self,
+    /// The options of a SYN.
+    fn options(
+        &self,
         frame: &Frame,
         key: &FlowKey,
         segment: &Segment,
         turn: &Turn<'_>,
-    ) -> (PeerOptions, u32) {
+    ) -> PeerOptions {
         let options =
             &turn.egress.arena.bytes(frame)[segment.transport + TCP_HEADER_BYTES..segment.payload];
-        let peer = PeerOptions::read(options, segment::default_mss(key));
-        let local_mss = segment::local_mss(self.resources.ip_mtu, key);
-        let isn = self
-            .handshake
-            .cookie(key, segment.seq, peer, local_mss, turn.now);
-        (peer, isn)
+        PeerOptions::read(options, segment::default_mss(key))
     }
 
     /// Whether a segment's acknowledgement completes a handshake.
@@ -973,7 +987,8 @@ impl Tcp {
         )
     }
 
-    /// Begins the flow whose handshake `segment` completes, and hands the segment to it.
+    /// Begins the flow whose handshake `segment` completes, and hands the segment to it. Returns whether there was
+    /// room for it.
     fn accept(
         &mut self,
         service: u16,
@@ -982,7 +997,7 @@ impl Tcp {
         key: &FlowKey,
         segment: &Segment,
         turn: &mut Turn<'_>,
-    ) {
+    ) -> bool {
         let direct = Direct::accepted(
             service,
             peer,
@@ -1000,47 +1015,62 @@ impl Tcp {
             // It will send again, and there may be room then.
             turn.counters.flows_refused.increment();
             turn.egress.arena.free(frame);
-            return;
+            return false;
         };
         self.handshake.use_up(key, turn.now);
-        turn.counters.cookies_accepted.increment();
         turn.counters.flows_opened.increment();
         turn.counters.flows_established.increment();
         self.dispatch(id, frame, segment, turn);
+        true
     }
 
     /// A segment of a connection in TIME-WAIT (RFC 9293 section 3.10.7.4), or of a new one of the same ends.
     fn receive_in_time_wait(
         &mut self,
-        id: FlowId,
-        closed: Closed,
+        found: Found,
         frame: Frame,
         key: &FlowKey,
         segment: &Segment,
         turn: &mut Turn<'_>,
     ) {
+        let Found {
+            id,
+            closed,
+            reopening,
+        } = found;
         // RFC 1337: a reset does not end TIME-WAIT.
         if segment.has(RST) {
             turn.egress.arena.free(frame);
             return;
         }
-        let service = self.service(key);
-        if let Some(service) = service {
+        if let Some(service) = self.service(key) {
             if segment.is_syn() && !is_before(segment.seq, closed.rcv_nxt) {
-                let (_, isn) = self.cookie(&frame, key, segment, turn);
-                if closed.snd_nxt.wrapping_sub(isn) > REUSE_DISTANCE {
-                    self.answer_syn(frame, key, segment, turn);
-                    return;
-                }
+                let reopening = Reopening {
+                    peer_isn: segment.seq,
+                    isn: closed.snd_nxt.wrapping_add(REUSE_DISTANCE),
+                    peer: self.options(&frame, key, segment, turn),
+                };
+                self.time_wait.reopen(id, reopening);
+                self.send_syn_ack(frame, key, segment, reopening.peer, reopening.isn, turn);
+                return;
             }
-            // The peer began anew with a number behind the old ones.
-            let newer = is_before(closed.rcv_nxt, segment.seq);
-            if newer
+            if let Some(Reopening {
+                peer_isn,
+                isn,
+                mut peer,
+            }) = reopening
                 && segment.flags & (SYN | ACK) == ACK
-                && let Completion::Complete(peer) = self.completion(key, segment, turn.now)
+                && segment.ack == isn.wrapping_add(1)
             {
-                self.time_wait.remove(id);
-                self.accept(service, peer, frame, key, segment, turn);
+                if segment.seq == peer_isn.wrapping_add(1) {
+                    peer.mss = peer.mss.min(segment::local_mss(self.resources.ip_mtu, key));
+                    self.time_wait.remove(id);
+                    turn.counters.time_wait_reused.increment();
+                    self.accept(service, peer, frame, key, segment, turn);
+                } else {
+                    turn.counters.cookies_early.increment();
+                    turn.egress.arena.free(frame);
+                }
                 return;
             }
         }

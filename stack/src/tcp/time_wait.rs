@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::segment::PeerOptions;
 use crate::flow::{FlowId, FlowTable};
 use crate::wire::FlowKey;
 use crate::{Duration, Instant};
@@ -22,9 +23,26 @@ pub(super) struct Closed {
     pub(super) window: u16,
 }
 
+/// A handshake of a new connection of the same ends: as long as there is an entry, it may as well remember that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reopening {
+    pub(super) peer_isn: u32,
+    pub(super) isn: u32,
+    pub(super) peer: PeerOptions,
+}
+
+/// A connection in TIME-WAIT.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) id: FlowId,
+    pub(super) closed: Closed,
+    pub(super) reopening: Option<Reopening>,
+}
+
 #[derive(Debug)]
 struct Entry {
     closed: Closed,
+    reopening: Option<Reopening>,
     until: Instant,
 }
 
@@ -64,16 +82,35 @@ impl TimeWait {
             self.order.retain(|id| entries.get(*id).is_some());
         }
         let until = now + TIME_WAIT;
-        if let Ok(id) = self.entries.insert(key, Entry { closed, until }) {
+        if let Ok(id) = self.entries.insert(
+            key,
+            Entry {
+                closed,
+                reopening: None,
+                until,
+            },
+        ) {
             self.order.push_back(id);
         }
         evicts
     }
 
     /// The connection between these ends, if there was one lately.
-    pub(super) fn find(&self, key: &FlowKey) -> Option<(FlowId, Closed)> {
+    pub(super) fn find(&self, key: &FlowKey) -> Option<Found> {
         let id = self.entries.find(key)?;
-        Some((id, self.entries.get(id)?.closed))
+        let entry = self.entries.get(id)?;
+        Some(Found {
+            id,
+            closed: entry.closed,
+            reopening: entry.reopening,
+        })
+    }
+
+    /// A new connection of the same ends begins.
+    pub(super) fn reopen(&mut self, id: FlowId, reopening: Reopening) {
+        if let Some((_, entry)) = self.entries.get_mut(id) {
+            entry.reopening = Some(reopening);
+        }
     }
 
     /// The peer has not heard that we know: the time begins again.
@@ -159,7 +196,7 @@ mod tests {
         let mut table = TimeWait::new(4, 1);
         table.enter(key(1), closed(), at(0));
         table.enter(key(2), closed(), at(10));
-        let (first, _) = table.find(&key(1)).unwrap();
+        let first = table.find(&key(1)).unwrap().id;
         table.restart(first, at(30));
         for (secs, one, two) in [
             (59, true, true),
@@ -183,7 +220,7 @@ mod tests {
         assert!(table.enter(key(5), closed(), at(5)));
         assert!(table.find(&key(1)).is_none() && table.find(&key(2)).is_some());
         for port in 6..200 {
-            let (id, _) = table.find(&key(port - 1)).unwrap();
+            let id = table.find(&key(port - 1)).unwrap().id;
             table.remove(id);
             table.enter(key(port), closed(), at(6));
             assert!(table.order.len() <= 8);
