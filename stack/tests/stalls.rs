@@ -20,6 +20,11 @@ struct Scene {
 
 impl Scene {
     fn open(window: u16) -> Self {
+        Self::open_with(window, true)
+    }
+
+    /// Handled by an engine from the first segment on, or from when it needs one.
+    fn open_with(window: u16, engine_only: bool) -> Self {
         let config = SimConfig {
             streams: vec![stream(Lines)],
             ..SimConfig::default()
@@ -29,7 +34,7 @@ impl Scene {
             sim: Sim::new(config),
             raw: Raw::new(Version::V4, 5000),
         };
-        scene.sim.set_engine_only(true);
+        scene.sim.set_engine_only(engine_only);
         scene.raw.window = window;
         let syn = Segment {
             ack: 0,
@@ -124,6 +129,30 @@ fn a_fast_retransmission_stays_in_the_window() {
     }
     again.extend(scene.wait(2));
     assert!(!again.is_empty());
+}
+
+/// The same where what is to be sent again has grown since it was found to be lost.
+#[test]
+fn a_fast_retransmission_of_more_than_was_lost_stays_in_the_window() {
+    for engine_only in [false, true] {
+        let mut scene = Scene::open_with(700, engine_only);
+        assert_eq!(scene.send(ACK | PSH, b"reply you\n").len(), 1);
+        for _ in 0..2 {
+            scene.send(ACK, b"");
+        }
+        // The third and another request, in one turn.
+        let duplicate = scene.raw.segment(ACK, b"").frame(scene.raw.ends);
+        scene.oracle.delivered(&duplicate, scene.sim.now());
+        scene.sim.peer().inject(&duplicate);
+        let mut answers = scene.send(ACK | PSH, b"content 9000\n");
+        answers.extend(scene.wait(3));
+        let lost = |answer: &&Segment| answer.seq == scene.raw.ack;
+        let again = answers.iter().find(lost);
+        assert!(
+            again.is_some_and(|again| again.payload.starts_with(b"<you>\n")),
+            "{answers:?}"
+        );
+    }
 }
 
 /// A peer whose window is closed drops what is behind its edge, acknowledgements of its own bytes included

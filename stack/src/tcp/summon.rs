@@ -37,6 +37,7 @@ pub(super) fn lead(
     egress: &Egress,
     now: Instant,
 ) -> Option<u32> {
+    let mss = direct.mss();
     let Resources {
         interface,
         ip_mtu,
@@ -119,7 +120,9 @@ pub(super) fn lead(
         Summon::Timeout => stage.send_all(now - ENGINE_TIMEOUT),
         _ => stage.send_all(now),
     }
-    if reason == Summon::DuplicateAcks {
+    // As for an engine that hears of them itself: in a window of less than a segment they would mislead it.
+    let misleading = direct.snd_wnd > 0 && (direct.snd_wnd as usize) < mss;
+    if reason == Summon::DuplicateAcks && !misleading {
         for _ in 0..3 {
             stage.ingress(numbers(1, 1, 0));
         }

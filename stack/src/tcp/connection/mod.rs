@@ -238,8 +238,9 @@ impl Connection {
     }
 
     /// Whether a duplicate acknowledgement would have smoltcp do what it should not: its fast retransmission does
-    /// not look at the peer's window, and where there is nothing but a FIN to send it sends nothing and stops the
-    /// timer. The timer does what is to be done.
+    /// not look at the peer's window (there may be a whole segment to send by then, whatever there is now), and
+    /// where there is nothing but a FIN to send it sends nothing and stops the timer. The timer does what is to be
+    /// done.
     fn misleads(&mut self, segment: &Segment, rcv_nxt: u32) -> bool {
         let window = self.direct.peer.scale(segment.window);
         let duplicate = segment.seq_len() == 0
@@ -247,9 +248,8 @@ impl Connection {
             && segment.ack == self.snd_una
             && window == self.direct.snd_wnd
             && self.translation.snd_max != self.snd_una;
-        let waiting = self.engine.socket().send_queue();
-        let first = waiting.min(usize::from(self.direct.peer.mss)) as u32;
-        duplicate && (waiting == 0 || (window > 0 && window < first))
+        let nothing = self.engine.socket().send_queue() == 0;
+        duplicate && (nothing || (window > 0 && (window as usize) < self.direct.mss()))
     }
 
     /// Says what is expected, in the segment's own frame, if that was not said a moment ago.

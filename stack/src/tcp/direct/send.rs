@@ -21,6 +21,12 @@ pub(super) struct Sender<'a, 'turn> {
 }
 
 impl Direct {
+    /// The largest segment that may be sent.
+    #[inline]
+    pub(in crate::tcp) fn mss(&self) -> usize {
+        usize::from(self.peer.mss)
+    }
+
     /// Whether `len` bytes may be sent now, as direct flows do; if not, why. `frames` are at hand already.
     #[inline]
     pub(super) fn fits(
