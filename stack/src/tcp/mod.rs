@@ -514,10 +514,13 @@ impl Tcp {
         self.carry_out_late(id, after, turn);
     }
 
-    /// As [`carry_out`](Self::carry_out), where the client may not be told at once.
+    /// As [`carry_out`](Self::carry_out), where the client may be taking its turn: then it is told at the end of
+    /// the core's.
     fn carry_out_late(&mut self, id: FlowId, after: After, turn: &mut Turn<'_>) {
         if let After::Gone(End::Aborted) = after
+            && self.resources.client.is_none()
             && let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id)
+            && matches!(direct.side, Side::Client(_))
         {
             direct.flags.set(Flags::ABORTED);
             self.settle_direct(id, turn);

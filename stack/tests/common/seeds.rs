@@ -19,6 +19,11 @@ pub const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Runs `scenario`, the test called `name`, for every seed of this run.
 pub fn for_seeds(name: &str, scenario: impl Fn(u64)) {
+    for_some_seeds(name, SEEDS, scenario);
+}
+
+/// As [`for_seeds`], for so many seeds in an ordinary run.
+pub fn for_some_seeds(name: &str, usual: u64, scenario: impl Fn(u64)) {
     let variable = |name| {
         std::env::var(name)
             .ok()
@@ -26,7 +31,7 @@ pub fn for_seeds(name: &str, scenario: impl Fn(u64)) {
     };
     let seeds = match variable("ILET_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("ILET_SEEDS").unwrap_or(SEEDS),
+        None => 0..variable("ILET_SEEDS").unwrap_or(usual),
     };
     let mut failed = Vec::new();
     for seed in seeds {
