@@ -164,7 +164,8 @@ pub struct Config {
     /// What is to go wrong between the queues and the stack, and the seed that decides when: for tests and
     /// measurements of lossy links. Frames are spared in neither direction.
     pub faults: Option<(Faults, u64)>,
-    /// Have every connection handled by an engine, always: for comparison.
+    /// Have every connection handled by an engine, always, as far as there are engines (see [`Limits::engines`]): for
+    /// comparison.
     pub engine_only: bool,
     /// Bounds.
     pub limits: Limits,

@@ -621,6 +621,32 @@ fn clients_that_all_need_the_only_engine_are_served_or_reset() {
     );
 }
 
+/// Where every segment is to be handled by an engine, those that there are no engines for are handled without.
+#[test]
+fn connections_beyond_the_engines_are_served_without() {
+    worlds(
+        "connections_beyond_the_engines_are_served_without",
+        |seed, loss| {
+            let mut crowd = Crowd::new(seed, loss, |limits| limits.engines = 2);
+            crowd.world.sim.set_engine_only(true);
+            // They have the engines, and keep them.
+            let first = [0, 1].map(|_| crowd.world.connected(Version::V4));
+            crowd.world.run_for(Duration::from_secs(10));
+            assert_eq!(crowd.world.sim.engines(), 2);
+            crowd.join(12, &[b"place hello\n", b"reply you\n"]);
+            crowd.talk();
+            crowd.assert_all_whole();
+            assert_eq!(crowd.engines, 2);
+            assert!(crowd.count("engines_refused") > 0);
+            for handle in first {
+                crowd.world.socket(handle).abort();
+            }
+            crowd.world.sim.set_engine_only(false);
+            crowd.assert_recovers();
+        },
+    );
+}
+
 // flows
 
 #[test]

@@ -401,7 +401,7 @@ impl Tcp {
     fn summon(&mut self, id: FlowId, call: Call, segment: Option<&Segment>, turn: &mut Turn<'_>) {
         let reason = call.reason;
         if !self.summoned(id, reason, turn) {
-            self.do_without(id, call, turn);
+            self.do_without(id, call, segment, turn);
             return;
         }
         turn.counters.count_summon(reason);
@@ -485,8 +485,14 @@ impl Tcp {
 
     /// What becomes of a flow that needs an engine when there is none: what its peer will send again is dropped,
     /// what is in flight is sent again as it is, and what a handler or the client has begun and cannot be
-    /// finished ends the connection.
-    fn do_without(&mut self, id: FlowId, call: Call, turn: &mut Turn<'_>) {
+    /// finished ends the connection. One that was only to have an engine goes on without.
+    fn do_without(
+        &mut self,
+        id: FlowId,
+        call: Call,
+        segment: Option<&Segment>,
+        turn: &mut Turn<'_>,
+    ) {
         let Some((key, Flow::Direct(direct))) = self.flows.get_mut(id) else {
             return;
         };
@@ -496,27 +502,37 @@ impl Tcp {
             resources: &mut self.resources,
             turn,
         };
-        let after = match call.done {
-            Done::Nothing => {
-                if let Some(frame) = call.frame {
+        let after = match (call.done, call.reason, call.frame, segment) {
+            (Done::Nothing, Summon::Asked, Some(frame), Some(segment)) => {
+                context.turn.counters.direct_segments.increment();
+                direct.receive(frame, segment, &mut context)
+            }
+            (Done::Nothing, reason, frame, _) => {
+                if let Some(frame) = frame {
                     context.turn.egress.arena.free(frame);
                 }
-                match call.reason {
+                match reason {
                     Summon::Timeout => direct.retransmit(&mut context),
                     _ => After::Direct,
                 }
             }
-            Done::Handled { .. } | Done::Acted { .. } => {
-                direct.send_reset(call.frame, &mut context);
+            (Done::Handled { .. } | Done::Acted { .. }, _, frame, _) => {
+                direct.send_reset(frame, &mut context);
                 After::Gone(End::Aborted)
             }
         };
-        self.carry_out_late(id, after, turn);
+        self.carry_out_late(id, after, segment, turn);
     }
 
     /// As [`carry_out`](Self::carry_out), where the client may be taking its turn: then it is told at the end of
     /// the core's.
-    fn carry_out_late(&mut self, id: FlowId, after: After, turn: &mut Turn<'_>) {
+    fn carry_out_late(
+        &mut self,
+        id: FlowId,
+        after: After,
+        segment: Option<&Segment>,
+        turn: &mut Turn<'_>,
+    ) {
         if let After::Gone(End::Aborted) = after
             && self.resources.client.is_none()
             && let Some((_, Flow::Direct(direct))) = self.flows.get_mut(id)
@@ -526,7 +542,7 @@ impl Tcp {
             self.settle_direct(id, turn);
             return;
         }
-        self.carry_out(id, after, None, turn);
+        self.carry_out(id, after, segment, turn);
     }
 
     /// A flow can do without its engine.
@@ -624,7 +640,7 @@ impl Tcp {
                     turn,
                 };
                 let after = direct.act(&mut context, act);
-                self.carry_out_late(id.0, after, turn);
+                self.carry_out_late(id.0, after, None, turn);
             }
             Flow::Engine(connection) => {
                 if !connection.is_client() {
