@@ -134,16 +134,21 @@ fn a_fast_retransmission_stays_in_the_window() {
 /// The same where what is to be sent again has grown since it was found to be lost.
 #[test]
 fn a_fast_retransmission_of_more_than_was_lost_stays_in_the_window() {
-    for engine_only in [false, true] {
+    // As it comes, or with something missing before it.
+    for (engine_only, ahead) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
         let mut scene = Scene::open_with(700, engine_only);
         assert_eq!(scene.send(ACK | PSH, b"reply you\n").len(), 1);
+        let duplicate = Segment {
+            seq: scene.raw.seq.wrapping_add(ahead),
+            ..scene.raw.segment(ACK, b"")
+        };
         for _ in 0..2 {
-            scene.send(ACK, b"");
+            scene.exchange(&duplicate);
         }
         // The third and another request, in one turn.
-        let duplicate = scene.raw.segment(ACK, b"").frame(scene.raw.ends);
-        scene.oracle.delivered(&duplicate, scene.sim.now());
-        scene.sim.peer().inject(&duplicate);
+        let frame = duplicate.frame(scene.raw.ends);
+        scene.oracle.delivered(&frame, scene.sim.now());
+        scene.sim.peer().inject(&frame);
         let mut answers = scene.send(ACK | PSH, b"content 9000\n");
         answers.extend(scene.wait(3));
         let lost = |answer: &&Segment| answer.seq == scene.raw.ack;
@@ -152,6 +157,48 @@ fn a_fast_retransmission_of_more_than_was_lost_stays_in_the_window() {
             again.is_some_and(|again| again.payload.starts_with(b"<you>\n")),
             "{answers:?}"
         );
+    }
+}
+
+/// RFC 9293 section 3.10.7.4, SND.WL1: the window of a segment that was overtaken is not the peer's.
+#[test]
+fn an_overtaken_window_does_not_stop_retransmission() {
+    let mut scene = Scene::open(700);
+    let answers = scene.send(ACK | PSH, b"content 3000\n");
+    assert_eq!(answers[0].payload.len(), 700);
+    scene.raw.ack = scene.raw.ack.wrapping_add(700);
+    let later = Segment {
+        seq: scene.raw.seq.wrapping_add(1),
+        ..scene.raw.segment(ACK, b"")
+    };
+    let overtaken = Segment {
+        window: 0,
+        ..scene.raw.segment(FIN | ACK, b"")
+    };
+    for segment in [&later, &overtaken, &later] {
+        scene.exchange(segment);
+    }
+    let again = scene.wait(4);
+    let retransmitted = again.iter().filter(|again| again.payload.len() == 700);
+    assert!(retransmitted.count() >= 2, "{again:?}");
+}
+
+/// RFC 9293 section 3.10.7.4: a window that opens is used at once, the peer's own side closed or not.
+#[test]
+fn a_window_opens_for_a_peer_that_has_closed_its_side() {
+    for fin in [0, FIN] {
+        let mut scene = Scene::open(700);
+        let answers = scene.send(ACK | PSH | fin, b"content 3000\n");
+        assert_eq!(answers[0].payload.len(), 700);
+        scene.raw.seq = scene.raw.seq.wrapping_add(u32::from(fin));
+        scene.raw.ack = scene.raw.ack.wrapping_add(700);
+        scene.raw.window = 0;
+        assert!(scene.send(ACK, b"").is_empty());
+        scene.raw.window = 3000;
+        let rest = scene.send(ACK, b"");
+        let len: usize = rest.iter().map(|segment| segment.payload.len()).sum();
+        assert_eq!(len, 2300, "{rest:?}");
+        assert_eq!(rest.last().unwrap().flags & FIN, fin);
     }
 }
 

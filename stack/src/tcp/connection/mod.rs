@@ -244,7 +244,7 @@ impl Connection {
     fn misleads(&mut self, segment: &Segment, rcv_nxt: u32) -> bool {
         let window = self.direct.peer.scale(segment.window);
         let duplicate = segment.seq_len() == 0
-            && segment.seq == rcv_nxt
+            && segment.seq.wrapping_sub(rcv_nxt) < self.window_bytes().max(1)
             && segment.ack == self.snd_una
             && window == self.direct.snd_wnd
             && self.translation.snd_max != self.snd_una;
@@ -288,13 +288,13 @@ impl Connection {
     ) -> Window {
         self.note_numbers(segment);
         let tcp = &mut resources.memory.frame_mut(&mut frame)[segment.transport..segment.end];
+        // smoltcp takes any segment's window for the peer's, that of one which was overtaken too.
+        let window = self.direct.snd_wnd >> self.direct.peer.shift.unwrap_or(0);
+        let window = window.min(u32::from(u16::MAX)) as u16;
+        tcp[14..16].copy_from_slice(&window.to_be_bytes());
         if is_before(segment.ack, self.snd_una) && segment.seq_len() > 0 {
-            // smoltcp would not look at its bytes. What it says of our own side is as good as not said: an old
-            // window must not be taken for one behind the acknowledgement.
-            let window = self.direct.snd_wnd >> self.direct.peer.shift.unwrap_or(0);
-            let window = window.min(u32::from(u16::MAX)) as u16;
+            // It would not look at its bytes. What it says of our own side is as good as not said.
             tcp[8..12].copy_from_slice(&self.snd_una.to_be_bytes());
-            tcp[14..16].copy_from_slice(&window.to_be_bytes());
         }
         self.translation.ingress(tcp);
         let socket = self.engine.socket();
@@ -427,8 +427,11 @@ impl Connection {
             self.closing = true;
         }
         if self.closing && self.out.is_empty() && !self.deferred {
+            // Behind the peer's FIN and its own smoltcp takes no news of a window: it must not need any.
+            let blocked = self.peer_has_closed()
+                && self.engine.socket().send_queue() > self.direct.snd_wnd as usize;
             let socket = self.engine.socket();
-            if socket.may_send() {
+            if socket.may_send() && !blocked {
                 socket.close();
                 // The time that the peer has to close its side begins.
                 self.progress_at = turn.now;
