@@ -34,7 +34,7 @@ const _: () = {
     assert!(ADDRESSES_MAX == 8);
     // A whole segment of the largest MTU fits the window, or senders would stall.
     assert!(ENGINE_RX_BYTES >= 2 * MTU_MAX);
-    // A window beyond 16 bits would need the scale that only engines negotiate.
+    // A window beyond 16 bits would have to be scaled.
     assert!(ENGINE_RX_BYTES <= 65_535);
     assert!(MTU_MAX <= u16::MAX as usize);
 };
@@ -196,7 +196,7 @@ impl Config {
 /// zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Frames in the arena: at least those of the FILL ring and the loans, and 256 to work with.
+    /// Frames in the arena: at least those of the FILL ring, the loans and `held_frames`, and 256 to work with.
     pub frames: u32,
     /// Entries of each ring, a power of two, at least 64.
     pub ring_entries: u32,
@@ -209,10 +209,10 @@ pub struct Limits {
     /// Frames that connections may hold in total until their bytes are acknowledged. Beyond, what is sent is copied
     /// into an engine's buffer instead.
     pub held_frames: u32,
-    /// Frames that one connection may hold.
+    /// Frames that one connection may hold. Beyond, as for `held_frames`.
     pub held_per_flow: u8,
     /// Connections that may have an engine at a time. Beyond, what a peer sends again is dropped, and a request that
-    /// was begun and takes an engine ends its connection.
+    /// was begun and takes an engine, or a client's sending, resets its connection.
     pub engines: usize,
     /// Connections in TIME-WAIT at most: the oldest make room.
     pub time_wait: usize,

@@ -19,7 +19,7 @@ pub struct StreamService {
     pub slow: Option<Arc<dyn SlowPath>>,
     /// How long a request may take to become whole, from its first byte.
     pub request_timeout: Duration,
-    /// How long a connection may do nothing between requests; `None`: forever.
+    /// How long a connection may do nothing between requests, at most 12 days; `None`: forever.
     pub idle_timeout: Option<Duration>,
     /// How long a peer may be silent before it is asked whether it is still there (RFC 9293 section 3.8.4), and how
     /// long again between two questions, at most 75 s; after nine without an answer the connection is reset. `None`:

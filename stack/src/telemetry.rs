@@ -234,6 +234,8 @@ counters! {
     idle_timeouts,
     /// Connections reset because the peer did not take what it asked for.
     stall_timeouts,
+    /// Connections reset because something that the peer had sent before what came did not come.
+    gap_timeouts,
     /// TIME-WAIT entries dropped early to make room.
     time_wait_evicted,
     /// TIME-WAIT entries that gave way to a new connection of the same ends.

@@ -93,6 +93,7 @@ const SCENARIOS: &[Scenario] = &[
     (&["request_timeouts"], slow_request),
     (&["idle_timeouts"], idle),
     (&["stall_timeouts"], stalled),
+    (&["gap_timeouts"], a_gap_that_stays),
     (&["time_wait_evicted"], time_waits),
     (&["time_wait_reused"], reused_ends),
     (&["tx_no_frame"], no_frame),
@@ -421,6 +422,12 @@ fn stalled() -> Sim {
             raw.send(&mut sim, ACK, b"");
         }
     }
+    sim
+}
+
+fn a_gap_that_stays() -> Sim {
+    let mut sim = out_of_order();
+    wait(&mut sim, 120);
     sim
 }
 

@@ -125,10 +125,14 @@ fn limits(limits: &Limits) -> Result<(), StartError> {
         let rule = format!("{RING_MIN} to {ring} (ring_entries)");
         return refuse("fill_target", limits.fill_target.into(), rule);
     }
-    let frames_min =
-        u64::from(limits.fill_target) + u64::from(limits.loans) + u64::from(FRAMES_ROOM);
+    // What is held must leave enough to work with, however long peers do not acknowledge it.
+    let frames_min = u64::from(limits.fill_target)
+        + u64::from(limits.loans)
+        + u64::from(limits.held_frames)
+        + u64::from(FRAMES_ROOM);
     if u64::from(limits.frames) < frames_min {
-        let rule = format!("at least {frames_min} (fill_target + loans + {FRAMES_ROOM})");
+        let rule =
+            format!("at least {frames_min} (fill_target + loans + held_frames + {FRAMES_ROOM})");
         return refuse("frames", limits.frames.into(), rule);
     }
     for (name, value) in [
@@ -276,7 +280,7 @@ mod tests {
         limits(&Limits::default()).unwrap();
         let least = |limits: &mut Limits| {
             *limits = Limits {
-                frames: RING_MIN + FRAMES_ROOM,
+                frames: RING_MIN + 1 + FRAMES_ROOM,
                 ring_entries: RING_MIN,
                 fill_target: RING_MIN,
                 loans: 0,
@@ -302,10 +306,14 @@ mod tests {
             ("ring_entries", |l| l.ring_entries = 1000, "power of two"),
             ("fill_target", |l| l.fill_target = 0, "64 to 2048"),
             ("fill_target", |l| l.fill_target = 2049, "64 to 2048"),
-            ("frames", |l| l.frames = 0, "at least 1792"),
-            ("frames", |l| l.frames = 1791, "at least 1792"),
-            ("frames", |l| l.loans = u32::MAX, "fill_target + loans"),
-            ("frames", |l| l.loans = 4000, "at least 5280"),
+            ("frames", |l| l.frames = 0, "at least 3840"),
+            ("frames", |l| l.frames = 3839, "at least 3840"),
+            (
+                "frames",
+                |l| l.loans = u32::MAX,
+                "fill_target + loans + held_frames",
+            ),
+            ("frames", |l| l.loans = 4000, "at least 7328"),
             ("flows", |l| l.flows = 0, "at least 1"),
             ("held_frames", |l| l.held_frames = 0, "at least 1"),
             ("held_per_flow", |l| l.held_per_flow = 0, "at least 1"),

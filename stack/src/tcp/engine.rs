@@ -82,11 +82,11 @@ impl Engine {
         interface.poll_egress(now, device, &mut self.sockets);
     }
 
-    /// Whether it has bytes that are not acknowledged and waits for nothing but the peer. Never so for long, by
-    /// RFC 6298 section 5.1; smoltcp knows cases.
-    pub(super) fn has_stalled(&mut self, interface: &mut Interface, now: Instant) -> bool {
+    /// Whether it waits for nothing but the peer. Never so while something is not acknowledged, by RFC 6298
+    /// section 5.1; smoltcp knows cases.
+    pub(super) fn has_no_timer(&mut self, interface: &mut Interface, now: Instant) -> bool {
         let socket = self.socket();
-        if socket.send_queue() == 0 || socket.state() == State::Closed {
+        if socket.state() == State::Closed {
             return false;
         }
         // Giving up is no way to go on.

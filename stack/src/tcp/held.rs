@@ -15,6 +15,13 @@ pub(super) struct HeldList {
     len: u8,
 }
 
+impl HeldList {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
 impl Default for HeldList {
     fn default() -> Self {
         Self {

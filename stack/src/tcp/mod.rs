@@ -432,6 +432,9 @@ impl Tcp {
         let Flow::Direct(direct) = flow else {
             return true;
         };
+        if direct.flags.has(Flags::ABORTED) {
+            return false;
+        }
         if self.engines >= self.engines_max {
             turn.counters.engines_refused.increment();
             return false;
@@ -476,8 +479,7 @@ impl Tcp {
         self.resources
             .held
             .clear(&mut direct.held, &mut turn.egress.arena);
-        direct.leave();
-        connection.begin(*direct, key, shift, turn.now);
+        connection.begin(*direct, key, shift, reason, turn.now);
         *flow = Flow::Engine(connection);
         self.engines += 1;
         true
@@ -513,6 +515,11 @@ impl Tcp {
                 }
                 match reason {
                     Summon::Timeout => direct.retransmit(&mut context),
+                    // The peer shall hear that something is missing (RFC 5681 section 3.2).
+                    Summon::OutOfOrder => {
+                        direct.flags.set(Flags::ACK_DUE);
+                        After::Direct
+                    }
                     _ => After::Direct,
                 }
             }
@@ -689,7 +696,8 @@ impl Tcp {
                 None => {}
             }
         }
-        debug_assert!(self.touched.is_empty());
+        // Nothing that is done here touches a flow; what is, will be looked after in the next turn.
+        touched.append(&mut self.touched);
         self.touched = touched;
         true
     }
@@ -1083,9 +1091,10 @@ impl Tcp {
             {
                 if segment.seq == peer_isn.wrapping_add(1) {
                     peer.mss = peer.mss.min(segment::local_mss(self.resources.ip_mtu, key));
-                    self.time_wait.remove(id);
-                    turn.counters.time_wait_reused.increment();
-                    self.accept(service, peer, frame, key, segment, turn);
+                    if self.accept(service, peer, frame, key, segment, turn) {
+                        self.time_wait.remove(id);
+                        turn.counters.time_wait_reused.increment();
+                    }
                 } else {
                     turn.counters.cookies_early.increment();
                     turn.egress.arena.free(frame);
@@ -1162,6 +1171,15 @@ impl Tcp {
                 self.dismiss(id, turn);
                 self.flush_direct(id, turn);
             }
+            Status::Stuck => {
+                self.dismiss(id, turn);
+                let call = Call {
+                    reason: Summon::Timeout,
+                    frame: None,
+                    done: Done::Nothing,
+                };
+                self.summon(id, call, None, turn);
+            }
             Status::TimeWait(closed) => self.enter_time_wait(id, closed, turn),
             Status::Gone(end) => self.remove(id, end, turn),
         }
@@ -1235,7 +1253,7 @@ fn arm_direct(
     if direct.flags.has(Flags::ARMED) && direct.is_due_later(turn.millis) {
         return;
     }
-    let Some(deadline) = direct.deadline(resources) else {
+    let Some(deadline) = direct.deadline(resources, turn.millis) else {
         return;
     };
     // A deadline that moved back is looked at again when the old one fires.

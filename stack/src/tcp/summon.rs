@@ -6,16 +6,16 @@
 //! differ from the wire's by a constant, the *shift* ([`Translation`](crate::device::Translation)).
 //!
 //! What the flow has in flight is given to the engine as bytes to send, and it is let to send them into nowhere,
-//! too: they are in flight for the engine then, as they are on the wire, and nothing is sent twice without need.
-//! If they are lost, the engine is made to notice at once.
+//! too: they are in flight for the engine then, as they are on the wire. If they are lost, the engine is made to
+//! notice at once.
 
 use smoltcp::iface::Interface;
 use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
 
-use super::Resources;
 use super::direct::{Direct, State};
 use super::engine::Engine;
 use super::segment::{self, ACK, FIN, Numbers, SYN, SynOptions};
+use super::{Resources, receive_shift};
 use crate::egress::Egress;
 use crate::telemetry::Summon;
 use crate::wire::{FlowKey, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, LinkHeader};
@@ -47,6 +47,8 @@ pub(super) fn lead(
     if !engine.listen(key.local_addr()) {
         return None;
     }
+    engine.socket().set_timeout(None);
+    let rx_bytes = engine.socket().recv_capacity();
     let mut stage = Stage {
         engine,
         interface,
@@ -78,6 +80,13 @@ pub(super) fn lead(
         window,
     };
     stage.ingress(numbers(1, 1, 0));
+    if receive_shift(rx_bytes) > 0 {
+        // The window of its SYN-ACK was not scaled, but smoltcp remembers it as if it were. A probe has it say its
+        // window anew; so long ago that it counts for no limit.
+        stage.now = now - ENGINE_TIMEOUT * 2;
+        stage.ingress(numbers(0, 1, 0));
+        stage.now = now;
+    }
     match direct.state {
         State::CloseWait | State::LastAck => {
             stage.ingress(numbers(1, 1, FIN));
@@ -113,12 +122,10 @@ pub(super) fn lead(
     ) {
         stage.engine.socket().close();
     }
-    match reason {
-        // RFC 6298 section 5.5: the next timeout is twice as long. If the engine's first is that already, it may
-        // simply send; else it is told that it sent so long ago that it has just timed out.
-        Summon::Timeout if direct.rtt.timeout() * 2 <= ENGINE_TIMEOUT => {}
-        Summon::Timeout => stage.send_all(now - ENGINE_TIMEOUT),
-        _ => stage.send_all(now),
+    if reason == Summon::Timeout {
+        stage.time_out(direct.rtt.timeout());
+    } else {
+        stage.send_all(now);
     }
     // As for an engine that hears of them itself: in a window of less than a segment they would mislead it.
     let misleading = direct.snd_wnd > 0 && (direct.snd_wnd as usize) < mss;
@@ -209,9 +216,24 @@ impl Stage<'_> {
             .ingress(self.interface, &mut self.device, self.now);
     }
 
-    /// Lets the engine send what it was given, at this time and as far as its congestion window goes. (That is
-    /// nearly always all of it: its first window is 2,048 bytes, and cannot be set. What is beyond may be sent
-    /// twice on the wire.)
+    /// Makes the engine's timeout due now, and the next at least twice as long as `timeout`, the flow's (RFC 6298
+    /// section 5.5): it sends, and waits in vain, as often as it takes for its own to be so long. If its first one
+    /// is, it may simply send.
+    fn time_out(&mut self, timeout: Duration) {
+        let mut times = 0;
+        while ENGINE_TIMEOUT * (1 << times) < timeout * 2 && times < 6 {
+            times += 1;
+        }
+        let mut at = self.now - ENGINE_TIMEOUT * ((1 << times) - 1);
+        for time in 0..times {
+            self.send_all(at);
+            at += ENGINE_TIMEOUT * (1 << time);
+        }
+    }
+
+    /// Lets the engine send what it was given, at this time and as far as its congestion window goes. Its first one
+    /// is 2,048 bytes, and cannot be set: what is in flight beyond is sent once more as the acknowledgements come,
+    /// unless they acknowledge it, too.
     fn send_all(&mut self, at: Instant) {
         let now = std::mem::replace(&mut self.now, at);
         while self.egress().is_some() {}

@@ -540,6 +540,10 @@ impl<P: Port> Worker<P> {
 
     /// Sends what is left and takes the frames home.
     fn finish(mut self, clock: &mut impl Clock, result: io::Result<()>) -> Ended<P> {
+        if result.is_err() {
+            // Nobody will acknowledge what flows hold.
+            self.enter(RunState::Stopping, clock.now());
+        }
         port::settle(
             &mut self.port,
             &mut self.egress.arena,

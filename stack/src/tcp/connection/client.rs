@@ -21,11 +21,11 @@ pub(super) struct ClientSide {
 
 impl ClientSide {
     /// Of a connection whose client knows that the handshake is complete.
-    pub(super) fn connected(token: u64, told_ended: bool) -> Self {
+    pub(super) fn connected(token: u64, told_ended: bool, wants_room: bool) -> Self {
         Self {
             token,
             read_at: None,
-            wants_room: false,
+            wants_room,
             told_ended,
             end: None,
         }

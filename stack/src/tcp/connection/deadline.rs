@@ -4,6 +4,7 @@
 use super::{Connection, Window};
 use crate::clock;
 use crate::flow::FlowId;
+use crate::tcp::engine::USER_TIMEOUT;
 use crate::tcp::{LINGER_TIMEOUT, Resources, StreamPort, Turn};
 use crate::{Duration, Instant};
 
@@ -19,6 +20,8 @@ enum Waiting {
     Taking,
     /// The peer's FIN.
     Close,
+    /// Something of the peer's, before what has come already.
+    Gap,
     /// The next request.
     Idle,
     /// Nothing that has a deadline: the slow path, or a request on a service without idle timeout.
@@ -55,6 +58,10 @@ impl Connection {
                     self.engine.socket().abort();
                 }
                 Waiting::Close => self.engine.socket().abort(),
+                Waiting::Gap => {
+                    turn.counters.gap_timeouts.increment();
+                    self.engine.socket().abort();
+                }
                 Waiting::Idle => {
                     turn.counters.idle_timeouts.increment();
                     self.closing = true;
@@ -73,10 +80,12 @@ impl Connection {
             Waiting::Taking
         } else if self.closing {
             Waiting::Close
+        } else if self.request_since.is_some() && self.client.is_none() {
+            Waiting::Request
+        } else if self.gap_since.is_some() {
+            Waiting::Gap
         } else if self.client.is_some() {
             Waiting::Nothing
-        } else if self.request_since.is_some() {
-            Waiting::Request
         } else if self.service(resources).idle_timeout.is_some() {
             Waiting::Idle
         } else {
@@ -92,6 +101,7 @@ impl Connection {
             Waiting::Request => self
                 .request_since
                 .map(|since| since + self.service(resources).request_timeout),
+            Waiting::Gap => self.gap_since.map(|since| since + USER_TIMEOUT),
             Waiting::Idle => self
                 .service(resources)
                 .idle_timeout

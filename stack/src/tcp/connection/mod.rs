@@ -38,6 +38,7 @@ use crate::device::{Device, Translation};
 use crate::flow::FlowId;
 use crate::interruptlet::{Info, RequestInfo, StreamOutcome, StreamRequest};
 use crate::pool::{Body, Job, Response, Source};
+use crate::telemetry::Summon;
 use crate::wire::FlowKey;
 use crate::{Duration, Instant};
 
@@ -65,8 +66,10 @@ pub(super) struct Connection {
     translation: Translation,
     /// Sequence number of the first byte that no handler has consumed.
     next_seq: u32,
-    /// The number behind everything that the peer is known to have sent.
+    /// The number behind everything that the peer is known to have sent, and since when something before it is
+    /// missing.
     peer_max: u32,
+    gap_since: Option<Instant>,
     /// The oldest sequence number that is not acknowledged.
     snd_una: u32,
     /// Where the last window came from (RFC 9293 section 3.3.1: SND.WL1 and SND.WL2).
@@ -97,6 +100,8 @@ pub(super) enum Status {
     Alive(Option<Instant>),
     /// It can do without an engine.
     Quiet,
+    /// The engine does not see that its FIN is lost: another one will.
+    Stuck,
     TimeWait(Closed),
     Gone(End),
 }
@@ -114,6 +119,7 @@ impl Connection {
             translation: Translation::default(),
             next_seq: 0,
             peer_max: 0,
+            gap_since: None,
             snd_una: 0,
             window_seq: 0,
             window_ack: 0,
@@ -135,24 +141,39 @@ impl Connection {
 
     /// Becomes the connection of the flow that `direct` was, now that the engine is where that was; `shift` is
     /// between their sequence numbers.
-    pub(super) fn begin(&mut self, direct: Direct, key: &FlowKey, shift: u32, now: Instant) {
+    pub(super) fn begin(
+        &mut self,
+        direct: Direct,
+        key: &FlowKey,
+        shift: u32,
+        reason: Summon,
+        now: Instant,
+    ) {
         let ended = direct.state.has_ended();
         self.direct = direct;
+        self.direct.leave(reason);
         (self.service, self.client) = match direct.side {
             Side::Service(service) => (usize::from(service), None),
-            Side::Client(token) => (0, Some(ClientSide::connected(token, ended))),
+            Side::Client(token) => {
+                let wants_room = direct.flags.has(Flags::WANTS_ROOM);
+                (0, Some(ClientSide::connected(token, ended, wants_room)))
+            }
         };
         self.local = key.local_addr();
         self.peer = key.peer_addr();
         self.translation = Translation {
             shift,
             snd_max: direct.snd_nxt,
-            acknowledged: direct.rcv_nxt,
+            // Where there was no frame for an acknowledgement that was due, it still is.
+            acknowledged: direct
+                .rcv_nxt
+                .wrapping_sub(u32::from(direct.flags.has(Flags::ACK_DUE))),
             window_end: direct.snd_una.wrapping_add(direct.snd_wnd),
         };
         // A FIN is no byte that anybody consumes.
         self.next_seq = direct.rcv_nxt.wrapping_sub(u32::from(ended));
         self.peer_max = direct.rcv_nxt;
+        self.gap_since = None;
         self.snd_una = direct.snd_una;
         self.window_seq = direct.rcv_nxt;
         self.window_ack = direct.snd_una;
@@ -161,7 +182,7 @@ impl Connection {
         self.request_since = None;
         debug_assert!(self.out.is_empty());
         self.sends_large = false;
-        self.closing = direct.state.is_closing();
+        self.closing = direct.closes();
         let idle = direct::millis(now).wrapping_sub(direct.progress_at);
         self.progress_at = now - Duration::from_millis(idle.into());
         self.retry_at = None;
@@ -171,13 +192,16 @@ impl Connection {
     pub(super) fn direct_again(&mut self) -> Direct {
         let mut direct = self.direct;
         direct.state = match self.engine.state() {
+            State::FinWait1 => direct::State::FinWait1,
             State::FinWait2 => direct::State::FinWait2,
             State::CloseWait => direct::State::CloseWait,
+            State::Closing => direct::State::Closing,
+            State::LastAck => direct::State::LastAck,
             _ => direct::State::Established,
         };
         direct.rcv_nxt = self.rcv_nxt();
         // What is in flight is acknowledged by the very segment that ends the engine's work.
-        direct.snd_una = if self.engine.socket().send_queue() == 0 {
+        direct.snd_una = if self.is_all_acknowledged() {
             self.translation.snd_max
         } else {
             self.snd_una
@@ -311,6 +335,8 @@ impl Connection {
         self.engine
             .ingress(&mut resources.interface, &mut device, turn.now);
 
+        let gap = self.peer_max != self.rcv_nxt();
+        self.gap_since = gap.then_some(self.gap_since.unwrap_or(turn.now));
         let socket = self.engine.socket();
         let received = socket.recv_queue();
         let taken = socket.send_queue() < unsent_before;
@@ -342,8 +368,9 @@ impl Connection {
             self.peer_max = end;
         }
         let possible = !is_before(self.translation.snd_max, segment.ack);
-        let newer = is_before(self.window_seq, segment.seq)
-            || (self.window_seq == segment.seq && !is_before(segment.ack, self.window_ack));
+        // As section 3.10.7.4 has it for segments in order; among others what acknowledges more was sent later.
+        let newer = is_before(self.window_ack, segment.ack)
+            || (self.window_ack == segment.ack && !is_before(segment.seq, self.window_seq));
         if expected && possible && is_before(self.snd_una, segment.ack) {
             self.snd_una = segment.ack;
         }
@@ -439,7 +466,11 @@ impl Connection {
         }
         self.sends_large |= self.engine.socket().send_queue() > LARGE_BYTES;
         let mut wanted = self.transmit(resources, turn);
-        if self.engine.has_stalled(&mut resources.interface, turn.now) {
+        let acknowledged = self.is_all_acknowledged();
+        if !acknowledged && self.engine.has_no_timer(&mut resources.interface, turn.now) {
+            if self.engine.socket().send_queue() == 0 {
+                return Status::Stuck;
+            }
             self.nudge(resources, turn.now);
             wanted = self.transmit(resources, turn);
         }
@@ -496,6 +527,15 @@ impl Connection {
         for _ in 0..if window == 0 { 1 } else { 4 } {
             summon::tell(&mut self.engine, resources, &key, numbers, now);
         }
+    }
+
+    /// Whether nothing of ours is in flight, nor waits to be sent.
+    fn is_all_acknowledged(&mut self) -> bool {
+        let fin = matches!(
+            self.engine.state(),
+            State::FinWait1 | State::Closing | State::LastAck
+        );
+        !fin && self.engine.socket().send_queue() == 0
     }
 
     /// Whether there is nothing left that takes an engine: all bytes of either side were taken, and nothing of

@@ -4,7 +4,7 @@ use super::{After, Context, Direct, Done, Flags, Millis, Side, State, millis};
 use crate::arena::Owner;
 use crate::client::End;
 use crate::tcp::rtt::MIN_MILLIS;
-use crate::tcp::segment::{self, ACK, Numbers};
+use crate::tcp::segment::{self, ACK, Numbers, is_before};
 use crate::tcp::{HANDSHAKE_TIMEOUT, LINGER_TIMEOUT, Resources};
 use crate::telemetry::Summon;
 use crate::{Duration, Instant};
@@ -16,13 +16,15 @@ const SYN_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_PROBES: u8 = 9;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(75);
 /// When to look for a frame again.
-const RETRY_DELAY: Duration = Duration::from_millis(2);
+const RETRY_MILLIS: Millis = 2;
+/// The longest timeout, backed off (RFC 6298 section 2.5).
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// The longest time that is waited for anything: twelve days.
+const WAIT_MAX_MILLIS: u64 = 1 << 30;
 
 /// What a flow waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
-    /// A frame to send in.
-    Frame,
     /// The answer to a SYN.
     Handshake,
     /// An acknowledgement.
@@ -36,13 +38,13 @@ enum Waiting {
 }
 
 impl Direct {
-    /// What the next deadline is about, and when it is.
+    /// What the next deadline is about, and when it is; besides a frame to send in.
     fn waiting(&self, resources: &Resources) -> Option<(Waiting, Millis)> {
-        let after = |from: Millis, time: Duration| from.wrapping_add(time.total_millis() as u32);
-        let waits = self.flags.has(Flags::FIN_DUE) || self.flags.has(Flags::ACK_DUE);
-        if waits && !self.flags.has(Flags::TOUCHED) {
-            return Some((Waiting::Frame, after(self.timer_from, RETRY_DELAY)));
-        }
+        let after = |from: Millis, time: Duration| {
+            // More could not be told from a time that has passed.
+            let millis = time.total_millis().min(WAIT_MAX_MILLIS);
+            from.wrapping_add(millis as u32)
+        };
         if self.state.is_opening() {
             let wait = SYN_TIMEOUT * (1 << self.backoff.min(6));
             let again = after(self.timer_from, wait);
@@ -57,6 +59,7 @@ impl Direct {
         if self.in_flight() > 0 {
             // Backed off only while there is no engine to be had.
             let wait = self.rtt.timeout() * (1 << self.backoff.min(6));
+            let wait = wait.min(TIMEOUT_MAX);
             return Some((Waiting::Acknowledgement, after(self.timer_from, wait)));
         }
         if self.state == State::FinWait2 {
@@ -69,7 +72,8 @@ impl Direct {
         let idle = service
             .idle_timeout
             .map(|time| (Waiting::Idle, after(self.progress_at, time)));
-        // With nothing in flight the retransmission timer's start is when the peer was heard or asked last.
+        // With nothing in flight, the retransmission timer's start is when the peer was last asked, or heard after
+        // it was asked.
         let keep_alive = service.keep_alive.map(|time| {
             let heard = if (self.timer_from.wrapping_sub(self.progress_at) as i32) > 0 {
                 self.timer_from
@@ -94,8 +98,15 @@ impl Direct {
 
     /// When the flow wants to be looked at again.
     #[inline]
-    pub(in crate::tcp) fn deadline(&self, resources: &Resources) -> Option<Millis> {
-        self.waiting(resources).map(|(_, at)| at)
+    pub(in crate::tcp) fn deadline(&self, resources: &Resources, now: Millis) -> Option<Millis> {
+        let waits = self.flags.any(Flags::FIN_DUE | Flags::ACK_DUE);
+        let next = self.waiting(resources).map(|(_, at)| at);
+        if waits && !self.flags.has(Flags::TOUCHED) {
+            // There was no frame to send in.
+            let retry = now.wrapping_add(RETRY_MILLIS);
+            return Some(next.filter(|at| is_before(*at, retry)).unwrap_or(retry));
+        }
+        next
     }
 
     /// Whether the timer that the flow has fires no later than the retransmission timer could, which is what it
@@ -113,7 +124,16 @@ impl Direct {
 
     /// Acts on a deadline that has passed.
     pub(in crate::tcp) fn expire(&mut self, cx: &mut Context<'_, '_>) -> After {
+        if self.flags.has(Flags::ABORTED) {
+            return After::Direct;
+        }
         let now = cx.turn.millis;
+        if self.flags.any(Flags::FIN_DUE | Flags::ACK_DUE) && !self.flags.has(Flags::TOUCHED) {
+            match self.flush(cx) {
+                After::Direct => {}
+                after => return after,
+            }
+        }
         let Some((waiting, at)) = self.waiting(cx.resources) else {
             return After::Direct;
         };
@@ -122,7 +142,6 @@ impl Direct {
             return After::Direct;
         }
         match waiting {
-            Waiting::Frame => self.flush(cx),
             Waiting::Handshake => {
                 if now.wrapping_sub(self.progress_at) as u64 >= HANDSHAKE_TIMEOUT.total_millis() {
                     return After::Gone(End::ConnectTimeout);
@@ -171,9 +190,9 @@ impl Direct {
             self.send_reset(None, cx);
             return After::Gone(End::Unanswered);
         }
-        self.probes += 1;
         self.timer_from = cx.turn.millis;
         if let Some(frame) = cx.turn.egress.arena.alloc(Owner::Tx) {
+            self.probes += 1;
             cx.turn.counters.keep_alive_probes.increment();
             let numbers = Numbers {
                 seq: self.snd_nxt.wrapping_sub(1),

@@ -49,8 +49,10 @@ pub(super) fn millis_up(deadline: Instant) -> Millis {
 /// the path (RFC 6928 section 2). More needs congestion control, which is the engine's.
 #[inline]
 fn initial_window(mss: u32) -> u32 {
-    (10 * mss).min((2 * mss).max(14_600))
+    (u32::from(INITIAL_WINDOW_SEGMENTS) * mss).min((2 * mss).max(14_600))
 }
+
+const INITIAL_WINDOW_SEGMENTS: u8 = 10;
 
 /// A flow without an engine. Small, because idle connections are many.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +85,8 @@ pub(super) struct Direct {
     backoff: u8,
     /// Acknowledgements in a row that acknowledged nothing new (RFC 5681 section 2).
     dup_acks: u8,
+    /// Segments that may be in flight: an initial window, but fewer after a loss (RFC 5681 sections 3.1 and 4.1).
+    flight_max: u8,
     /// Keep-alive probes since the peer was heard.
     probes: u8,
     pub(super) flags: Flags,
@@ -149,7 +153,7 @@ impl Flags {
     pub(super) const ARMED: Self = Self(16);
     /// The client gave more than there was room for, before the handshake was complete.
     pub(super) const WANTS_ROOM: Self = Self(32);
-    /// The client has reset it; it hears of that at the end of the turn.
+    /// It was reset by the client in its turn, who hears of that at the end of the core's.
     pub(super) const ABORTED: Self = Self(64);
     /// The core counts it among those that only wait for their peer's FIN.
     pub(super) const FINISHED: Self = Self(128);
@@ -294,6 +298,7 @@ impl Direct {
             challenged_at: quarter_seconds(now).wrapping_sub(1),
             backoff: 0,
             dup_acks: 0,
+            flight_max: INITIAL_WINDOW_SEGMENTS,
             probes: 0,
             flags: Flags::default(),
         }
@@ -302,6 +307,11 @@ impl Direct {
     /// The handshake is not complete.
     pub(super) fn is_opening(&self) -> bool {
         self.state.is_opening()
+    }
+
+    /// Our side is closed, or will be as soon as there is a frame for the FIN.
+    pub(super) fn closes(&self) -> bool {
+        self.state.is_closing() || self.flags.has(Flags::FIN_DUE)
     }
 
     /// Sequence numbers that were sent and not acknowledged.
@@ -316,11 +326,19 @@ impl Direct {
         std::mem::replace(&mut self.challenged_at, time) != time
     }
 
-    /// The flow stops being direct: what only a direct flow has is over.
-    pub(super) fn leave(&mut self) {
-        self.flags.clear(Flags::TIMING);
-        self.flags.clear(Flags::ACK_DUE);
-        self.flags.clear(Flags::FIN_DUE);
+    /// The flow stops being direct, for this reason: what only a direct flow has is over.
+    pub(super) fn leave(&mut self, reason: Summon) {
+        if matches!(reason, Summon::Timeout | Summon::DuplicateAcks) {
+            self.flight_max = 1;
+        }
+        for flag in [
+            Flags::TIMING,
+            Flags::ACK_DUE,
+            Flags::FIN_DUE,
+            Flags::WANTS_ROOM,
+        ] {
+            self.flags.clear(flag);
+        }
         self.backoff = 0;
         self.dup_acks = 0;
         self.probes = 0;

@@ -128,7 +128,11 @@ impl Direct {
                 }
             };
         }
-        if in_order && segment.has(SYN) {
+        if segment.has(ACK) && segment.ack != self.snd_nxt {
+            // Of another connection.
+            cx.turn.counters.tcp_resets.increment();
+            segment::send_reset(frame, segment, cx.key, cx.turn.egress);
+        } else if in_order && segment.has(SYN) {
             // It has not heard our answer.
             self.send_syn(Some(frame), cx);
         } else {

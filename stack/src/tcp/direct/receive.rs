@@ -1,6 +1,6 @@
 //! What a segment means to a direct flow (RFC 9293 section 3.10.7.4, RFC 5961).
 
-use super::{After, Context, Direct, Done, Flags, State, millis};
+use super::{After, Context, Direct, Done, Flags, INITIAL_WINDOW_SEGMENTS, State, millis};
 use crate::Instant;
 use crate::arena::Frame;
 use crate::client::End;
@@ -23,6 +23,10 @@ impl Direct {
         segment: &Segment,
         cx: &mut Context<'_, '_>,
     ) -> After {
+        if self.flags.has(Flags::ABORTED) {
+            cx.turn.egress.arena.free(frame);
+            return After::Direct;
+        }
         if self.state.is_opening() {
             return self.receive_opening(frame, segment, cx);
         }
@@ -52,7 +56,7 @@ impl Direct {
             return After::Direct;
         }
         match self.state {
-            State::Established => self.serve(frame, segment, cx),
+            State::Established if !self.closes() => self.serve(frame, segment, cx),
             // It has said that nothing more would come.
             State::CloseWait | State::Closing | State::LastAck => {
                 cx.turn.egress.arena.free(frame);
@@ -83,8 +87,9 @@ impl Direct {
         let window = self.peer.scale(segment.window);
         let same_window = std::mem::replace(&mut self.snd_wnd, window) == window;
         if acked == 0 {
+            // Of a lone FIN the timer takes care.
             let duplicate =
-                self.in_flight() > 0 && same_window && segment.len() == 0 && !segment.has(FIN);
+                !self.held.is_empty() && same_window && segment.len() == 0 && !segment.has(FIN);
             if duplicate {
                 self.dup_acks = self.dup_acks.saturating_add(1);
                 if self.dup_acks == DUP_ACKS {
@@ -108,6 +113,8 @@ impl Direct {
         if self.snd_una != self.snd_nxt {
             return Acknowledged::GoOn;
         }
+        // A whole flight has arrived: the next may be twice as large (RFC 5681 section 3.1).
+        self.flight_max = (self.flight_max * 2).min(INITIAL_WINDOW_SEGMENTS);
         match self.state {
             State::FinWait1 => self.state = State::FinWait2,
             State::Closing | State::LastAck => return Acknowledged::OurFin,
@@ -154,11 +161,13 @@ impl Direct {
         }
         self.rcv_nxt = self.rcv_nxt.wrapping_add(1);
         self.send_acknowledgement(frame, cx);
-        if self.state == State::FinWait1 {
-            self.state = State::Closing;
-            return After::Direct;
+        match self.state {
+            State::FinWait1 => self.state = State::Closing,
+            // Our own FIN still waits for a frame.
+            State::Established => self.state = State::CloseWait,
+            _ => return After::TimeWait(self.closed(cx.resources)),
         }
-        After::TimeWait(self.closed(cx.resources))
+        After::Direct
     }
 
     /// A reset or a SYN: neither may end a connection by a guess.
@@ -197,7 +206,13 @@ impl Direct {
             // Something before it is missing; what it acknowledges is known all the same.
             let acked = segment.ack.wrapping_sub(self.snd_una);
             if acked <= self.in_flight() {
-                return match self.acknowledge(segment, acked, cx) {
+                // What is missing may have been sent later: its window counts, unless this one acknowledges more.
+                let window = self.snd_wnd;
+                let acknowledged = self.acknowledge(segment, acked, cx);
+                if acked == 0 {
+                    self.snd_wnd = window;
+                }
+                return match acknowledged {
                     // There is something missing, and that is what says so.
                     Acknowledged::NothingThrice => {
                         self.end_of_acknowledging(Acknowledged::GoOn, frame, cx)

@@ -36,8 +36,12 @@ impl Direct {
         resources: &Resources,
         turn: &Turn<'_>,
     ) -> Result<(), Summon> {
+        if len == 0 {
+            return Ok(());
+        }
         let mss = usize::from(self.peer.mss);
-        let limit = self.snd_wnd.min(initial_window(mss as u32));
+        let congestion = initial_window(mss as u32).min(u32::from(self.flight_max) * mss as u32);
+        let limit = self.snd_wnd.min(congestion);
         if len as u64 + u64::from(self.in_flight()) > u64::from(limit) {
             return Err(Summon::LargeReply);
         }

@@ -203,7 +203,8 @@ impl Direct {
                 None => 0,
             };
             let done = Done::Acted { taken };
-            if taken < len || actions.wants_room || actions.read_at.is_some() {
+            let waits = actions.wants_room || actions.read_at.is_some();
+            if taken < len || (waits && !actions.abort) {
                 return After::engine(Summon::Client, frame, done);
             }
             if !actions.abort
@@ -218,7 +219,7 @@ impl Direct {
         self.accept(segment, cx);
         self.flags.set(Flags::ACK_DUE);
         let after = self.carry_out(frame, cx);
-        let ended = segment.has(FIN) && !self.state.is_closing();
+        let ended = segment.has(FIN) && !self.closes();
         match after {
             After::Direct if ended => self.event(None, cx, |client, stream| client.ended(stream)),
             after => after,
@@ -308,7 +309,8 @@ impl Direct {
         }
         let len = cx.resources.actions.outbox.len();
         let frames = usize::from(frame.is_some());
-        let reason = if wants_room || read_at.is_some() {
+        let waits = (wants_room || read_at.is_some()) && !self.closes();
+        let reason = if waits {
             Some(Summon::Client)
         } else if len > 0 {
             self.fits(len, frames, cx.resources, cx.turn).err()
@@ -323,7 +325,7 @@ impl Direct {
             }
             return After::engine(reason, None, Done::Acted { taken: 0 });
         }
-        let close = close && !self.state.is_closing();
+        let close = close && !self.closes();
         if self.state.is_opening() {
             if wants_room {
                 self.flags.set(Flags::WANTS_ROOM);
@@ -352,7 +354,7 @@ impl Direct {
 
     /// Bytes that the client may send now: as many as an engine would take.
     fn client_room(&self, resources: &Resources) -> usize {
-        if self.state.is_closing() || self.state.is_opening() {
+        if self.closes() || self.state.is_opening() {
             return 0;
         }
         resources
