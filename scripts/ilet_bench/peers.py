@@ -95,6 +95,8 @@ def start(lab, peer, cell, poll):
         argv += ["--flows", str(wanted + 10_000)] if wanted > 50_000 else []
         # A closed loop has as many packets under way as connections; many idle ones are opened in bursts.
         burst = max(cell.connections, cell.idle // 25)
+        # A flood fills the default of 1,024 frames in the time that a core is away once.
+        burst = max(burst, 2_048 if cell.flood else 0)
         argv += ["--burst", str(min(16_384, 2 * burst))] if burst > 1_000 else []
         argv += ["--engine-only"] if engine_only else []
     elif which == "plain-smoltcp":

@@ -40,6 +40,8 @@ const NO_SHIFT: u8 = 15;
 
 /// Entries of the memory of handshakes: 256 KiB.
 const MEMORY: usize = 1 << 16;
+/// No mark.
+const NOBODY: u32 = 1;
 /// A handshake that was completed.
 const USED: u32 = 0x200;
 
@@ -82,7 +84,8 @@ impl Handshake {
             keys: [cookies; 2],
             key_number: 0,
             offset,
-            memory: vec![0; MEMORY].into_boxed_slice(),
+            // Written now, so that no flood makes the process larger.
+            memory: vec![NOBODY; MEMORY].into_boxed_slice(),
         }
     }
 
@@ -215,7 +218,7 @@ fn write_ends(hasher: &mut SipHasher24, key: &FlowKey) {
 }
 
 /// Where it is remembered that a SYN between the ends with this hash was answered in this period, and how (not
-/// as zero: that is nobody).
+/// as nobody).
 fn place(ends: u64, period: u32) -> (usize, u32) {
     let high = (ends >> 32) as u32;
     let mark = high & 0xffff_fc00 | 0x100 | period & 0xff;

@@ -212,25 +212,23 @@ pub(super) fn write_headers(
     let transport = ip + ip::header_bytes(&key.local);
     let end = transport + TCP_HEADER_BYTES + options_len + payload_len;
     ip::write_header(&mut frame[ip..end], &key.local, &key.peer, PROTOCOL_TCP);
-    // A whole array, so that there is one bounds check.
-    let mut header = [0; TCP_HEADER_BYTES];
-    header[0..2].copy_from_slice(&key.local_port.to_be_bytes());
-    header[2..4].copy_from_slice(&key.peer_port.to_be_bytes());
-    header[4..8].copy_from_slice(&numbers.seq.to_be_bytes());
-    header[8..12].copy_from_slice(&numbers.ack.to_be_bytes());
-    header[12] = (((TCP_HEADER_BYTES + options_len) / 4) << 4) as u8;
-    header[13] = numbers.flags;
-    header[14..16].copy_from_slice(&numbers.window.to_be_bytes());
-    // What remains is the urgent pointer.
+    let offset = ((TCP_HEADER_BYTES + options_len) / 4) as u32;
+    // As words: see `ip::write_header`. The last is checksum and urgent pointer.
+    let mut words = [
+        u32::from(key.local_port) << 16 | u32::from(key.peer_port),
+        numbers.seq,
+        numbers.ack,
+        offset << 28 | u32::from(numbers.flags) << 16 | u32::from(numbers.window),
+        0,
+    ];
     let segment = &mut frame[transport..end];
     let len = segment.len() as u16;
-    let (place, rest) = segment.split_at_mut(TCP_HEADER_BYTES);
     let field = Sum::pseudo_header(&key.local, &key.peer, PROTOCOL_TCP, len)
-        .plus(&header)
-        .plus(rest)
+        .plus_words(&words)
+        .plus(&segment[TCP_HEADER_BYTES..])
         .finish();
-    header[16..18].copy_from_slice(&field);
-    place.copy_from_slice(&header);
+    words[4] = u32::from(u16::from_be_bytes(field)) << 16;
+    ip::write_words(segment, &words);
     end
 }
 

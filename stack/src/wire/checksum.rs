@@ -42,6 +42,15 @@ impl Sum {
         Self(add(self.0, u64::from(value.to_be())))
     }
 
+    /// Adds 32-bit words given in host order.
+    #[inline]
+    #[must_use]
+    pub fn plus_words<const N: usize>(self, words: &[u32; N]) -> Self {
+        // As many as a header has do not overflow.
+        let sum = words.iter().map(|word| u64::from(word.to_be())).sum();
+        Self(add(self.0, sum))
+    }
+
     /// Adds the pseudo-header of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1);
     /// `length` is that of the transport header and its payload, at most 65,535 bytes.
     #[inline]
@@ -134,6 +143,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn words_are_bytes(words in any::<[u32; 5]>()) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+            let sum = Sum::default().plus_words(&words);
+            prop_assert_eq!(sum.finish(), Sum::default().plus(&bytes).finish());
+        }
+
         #[test]
         fn agrees_with_the_rfc(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(Sum::default().plus(&bytes).finish(), by_the_book(&bytes).to_be_bytes());

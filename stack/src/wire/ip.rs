@@ -40,18 +40,21 @@ pub fn write_header(
     protocol: u8,
 ) -> usize {
     let len = packet.len();
-    // Whole arrays, so that there is one bounds check.
     if source.is_ipv4() {
-        let [total_high, total_low] = (len as u16).to_be_bytes();
-        let mut header = [0; IPV4_HEADER_BYTES];
-        header[..12].copy_from_slice(&[
-            0x45, 0, total_high, total_low, 0, 0, 0x40, 0, HOP_LIMIT, protocol, 0, 0,
-        ]);
-        header[12..16].copy_from_slice(&source.octets()[12..]);
-        header[16..].copy_from_slice(&destination.octets()[12..]);
-        let field = Sum::default().plus(&header).finish();
-        header[10..12].copy_from_slice(&field);
-        packet[..IPV4_HEADER_BYTES].copy_from_slice(&header);
+        let [.., a, b, c, d] = *source.octets();
+        let [.., e, f, g, h] = *destination.octets();
+        // As words, which can be summed before they are written: reading back what was just written in parts
+        // would have the processor wait.
+        let mut words = [
+            0x4500_0000 | len as u32,
+            0x0000_4000,
+            u32::from(HOP_LIMIT) << 24 | u32::from(protocol) << 16,
+            u32::from_be_bytes([a, b, c, d]),
+            u32::from_be_bytes([e, f, g, h]),
+        ];
+        let field = Sum::default().plus_words(&words).finish();
+        words[2] |= u32::from(u16::from_be_bytes(field));
+        write_words(packet, &words);
         IPV4_HEADER_BYTES
     } else {
         let [payload_high, payload_low] = ((len - IPV6_HEADER_BYTES) as u16).to_be_bytes();
@@ -70,5 +73,17 @@ pub fn write_header(
         header[24..].copy_from_slice(destination.octets());
         packet[..IPV6_HEADER_BYTES].copy_from_slice(&header);
         IPV6_HEADER_BYTES
+    }
+}
+
+/// Writes words, given in host order, to the start of `bytes`.
+///
+/// # Panics
+///
+/// If `bytes` is shorter.
+#[inline]
+pub(crate) fn write_words<const N: usize>(bytes: &mut [u8], words: &[u32; N]) {
+    for (place, word) in bytes[..4 * N].chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_be_bytes());
     }
 }
