@@ -172,6 +172,7 @@ impl Arena {
     }
 
     /// Takes a free frame for `owner`; `None` when there is none left (a caller counts that).
+    #[inline]
     pub fn alloc(&mut self, owner: Owner) -> Option<Frame> {
         let mut frame = self.free.pop()?;
         frame.len = 0;
@@ -180,6 +181,7 @@ impl Arena {
     }
 
     /// Gives a frame back to the free pool.
+    #[inline]
     pub fn free(&mut self, frame: Frame) {
         self.set_owner(&frame, Owner::Free);
         self.free.push(frame);
@@ -197,6 +199,7 @@ impl Arena {
 
     /// Parks the handle of a frame that goes to the kernel as `owner` (`Fill` or `Tx`); returns the
     /// frame's number.
+    #[inline]
     pub(crate) fn park(&mut self, frame: Frame, owner: Owner) -> u32 {
         self.set_owner(&frame, owner);
         let index = frame.index;
@@ -206,6 +209,7 @@ impl Arena {
 
     /// Takes back the handle that was parked as `owner`. `None` if there is none: the number comes from
     /// memory shared with the kernel and is not trusted.
+    #[inline]
     pub(crate) fn unpark(&mut self, index: u32, owner: Owner) -> Option<Frame> {
         let slot = self.parked.get_mut(index as usize)?;
         if self.owners[index as usize] != owner {
@@ -216,12 +220,14 @@ impl Arena {
 
     /// A flow keeps the bytes of `frame`, which is about to be sent: until [`release`](Self::release) it stays
     /// with the flow once it was sent, instead of going home.
+    #[inline]
     pub(crate) fn hold(&mut self, frame: &Frame) {
         self.memory.check(frame);
         self.held[frame.index as usize] = true;
     }
 
     /// A frame was sent, or will never be: it goes to the flow that holds it, else home.
+    #[inline]
     pub(crate) fn sent(&mut self, frame: Frame) {
         if self.held[frame.index as usize] {
             self.park(frame, Owner::Flow);
@@ -231,6 +237,7 @@ impl Arena {
     }
 
     /// The flow that held frame number `index` needs it no more: it goes home, now or when it was sent.
+    #[inline]
     pub(crate) fn release(&mut self, index: u32) {
         self.held[index as usize] = false;
         if let Some(frame) = self.unpark(index, Owner::Flow) {
@@ -329,6 +336,7 @@ impl Arena {
     }
 
     /// The one place where a frame changes hands, and where a frame of another arena is refused.
+    #[inline]
     fn set_owner(&mut self, frame: &Frame, owner: Owner) {
         self.memory.check(frame);
         let slot = &mut self.owners[frame.index as usize];

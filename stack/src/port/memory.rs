@@ -86,25 +86,28 @@ impl Port for MemoryPort {
         counters: &Counters,
     ) {
         let mut wire = self.wire.borrow_mut();
+        let (mut frames, mut bytes) = (0, 0);
         for _ in 0..budget {
             if wire.to_core.is_empty() {
-                return;
+                break;
             }
             // Without a free frame the packet waits, as in a full RX ring.
             let Some(mut frame) = arena.alloc(Owner::Rx) else {
-                return;
+                break;
             };
             let Some(packet) = wire.to_core.pop_front() else {
-                return;
+                break;
             };
             let len = packet.len().min(arena.frame_capacity());
             arena.buffer_mut(&mut frame)[..len].copy_from_slice(&packet[..len]);
             arena.set_len(&mut frame, len);
-            counters.rx_frames.increment();
-            counters.rx_bytes.add(len as u64);
+            frames += 1;
+            bytes += len as u64;
             batch.push(frame);
             wire.spare.push(packet);
         }
+        counters.rx_frames.add(frames);
+        counters.rx_bytes.add(bytes);
     }
 
     fn transmit(
@@ -118,13 +121,15 @@ impl Port for MemoryPort {
             return Ok(());
         }
         let mut wire = self.wire.borrow_mut();
+        let (frames, mut bytes) = (queue.len() as u64, 0);
         for frame in queue.drain(..) {
             let packet = wire.packet(arena.bytes(&frame));
-            counters.tx_frames.increment();
-            counters.tx_bytes.add(packet.len() as u64);
+            bytes += packet.len() as u64;
             wire.from_core.push_back(packet);
             arena.sent(frame);
         }
+        counters.tx_frames.add(frames);
+        counters.tx_bytes.add(bytes);
         counters.tx_kicks.increment();
         Ok(())
     }

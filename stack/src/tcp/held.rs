@@ -156,6 +156,7 @@ impl Held {
         self.total
     }
 
+    #[inline(always)]
     fn release_first(&mut self, list: &mut HeldList, next: u32, arena: &mut Arena) {
         arena.release(list.first);
         list.first = next;

@@ -198,7 +198,7 @@ pub(super) fn payload_offset(link: &LinkHeader, key: &FlowKey) -> usize {
 /// Writes the headers of a segment from `key`'s local end to its peer into `frame`, where `options_len` bytes of
 /// options and `payload_len` bytes of payload are in place already, from [`payload_offset`] on. Returns the
 /// length of the whole.
-#[inline]
+#[inline(always)]
 pub(super) fn write_headers(
     frame: &mut [u8],
     link: &LinkHeader,

@@ -151,6 +151,7 @@ impl Local {
 /// Parses the first `len` bytes of `frame`, which may be rewritten on the way (see the module's head).
 ///
 /// Any bytes may be given: nothing panics, and nothing is read or written beyond `len`.
+#[inline(always)]
 pub fn parse(frame: &mut [u8], len: usize, local: &Local) -> Result<Packet, Reject> {
     let frame = frame.get_mut(..len).ok_or(Reject::Truncated)?;
     let (link_len, ethertype) = parse_link(frame, local)?;
@@ -166,6 +167,7 @@ pub fn parse(frame: &mut [u8], len: usize, local: &Local) -> Result<Packet, Reje
 }
 
 /// Length of the link header with its tags, and the ethertype behind it.
+#[inline(always)]
 fn parse_link(frame: &[u8], local: &Local) -> Result<(usize, EthernetProtocol), Reject> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Reject::Truncated)?;
     if !ethernet.src_addr().is_unicast() {
@@ -198,7 +200,7 @@ fn remove_tags(frame: &mut [u8], link_len: usize) -> usize {
     frame.len() - tags
 }
 
-#[inline]
+#[inline(always)]
 fn parse_ipv4(frame: &mut [u8], ip: usize, local: &Local) -> Result<Packet, Reject> {
     let packet = &frame[ip..];
     if packet.len() < IPV4_HEADER_BYTES {
@@ -423,7 +425,7 @@ fn check_options(mut options: &[u8]) -> Result<(), Reject> {
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn check_addresses(
     source: &Address,
     destination: &Address,
@@ -445,7 +447,7 @@ fn check_addresses(
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn parse_transport(
     frame: &[u8],
     ip: usize,

@@ -77,7 +77,7 @@ impl Direct {
     }
 
     /// Takes an acknowledgement in of `acked` numbers that were in flight.
-    #[inline]
+    #[inline(always)]
     fn acknowledge(
         &mut self,
         segment: &Segment,
@@ -171,6 +171,7 @@ impl Direct {
     }
 
     /// A reset or a SYN: neither may end a connection by a guess.
+    #[cold]
     fn receive_odd(&mut self, frame: Frame, segment: &Segment, cx: &mut Context<'_, '_>) -> After {
         match screen(segment, self.rcv_nxt, cx.resources.window_bytes(self)) {
             Screened::Reset => {
@@ -189,6 +190,7 @@ impl Direct {
     }
 
     /// A segment that does not begin with what is expected next.
+    #[cold]
     fn receive_out_of_order(
         &mut self,
         frame: Frame,

@@ -28,7 +28,7 @@ impl Direct {
     }
 
     /// Whether `len` bytes may be sent now, as direct flows do; if not, why. `frames` are at hand already.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fits(
         &self,
         len: usize,
@@ -92,7 +92,7 @@ impl Direct {
     }
 
     /// Sends a segment whose `len` bytes of payload are in place in its frame.
-    #[inline]
+    #[inline(always)]
     pub(super) fn transmit(
         &mut self,
         mut frame: Frame,

@@ -11,6 +11,7 @@ use crate::telemetry::Summon;
 
 impl Direct {
     /// Has the requests of a segment handled, in its frame, and replies.
+    #[inline(always)]
     pub(super) fn serve(
         &mut self,
         mut frame: Frame,
@@ -109,6 +110,7 @@ impl Direct {
     }
 
     /// Everything of a segment was taken.
+    #[inline(always)]
     fn accept(&mut self, segment: &Segment, cx: &Context<'_, '_>) {
         let ended = segment.has(FIN);
         self.rcv_nxt = self
@@ -122,6 +124,7 @@ impl Direct {
 
     /// Sends a reply of `len` bytes that fits: from `place` in the frame, if it was made there, else from the
     /// outbox.
+    #[inline(always)]
     fn answer(
         &mut self,
         mut frame: Frame,
@@ -178,6 +181,7 @@ impl Direct {
     }
 
     /// Shows the client the bytes of a segment, and does what it asks for.
+    #[inline(never)]
     fn show(&mut self, frame: Frame, segment: &Segment, cx: &mut Context<'_, '_>) -> After {
         let len = segment.len();
         let frame = Some(frame);
