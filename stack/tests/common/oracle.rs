@@ -291,6 +291,8 @@ struct Connection {
     /// What arrived, and the number of the peer's FIN.
     heard: Ranges,
     peer_fin: Option<u64>,
+    /// A reset came that may have ended it.
+    peer_reset: bool,
     /// Our last acknowledgement, and the highest right edge that we announced.
     acked: u64,
     our_edge: u64,
@@ -512,6 +514,7 @@ impl Conversation {
             right_edge: 1 + u64::from(syn.window),
             heard: Ranges::default(),
             peer_fin: None,
+            peer_reset: false,
             acked: 1,
             our_edge: 1 + u64::from(offer.window),
         };
@@ -585,6 +588,9 @@ impl fmt::Debug for Connection {
 impl Connection {
     /// Notes what arrived, if it is of this connection.
     fn hear(&mut self, segment: &Segment) {
+        let start = u64::from(segment.seq.wrapping_sub(self.peer_isn));
+        let expected = self.acked..=self.heard.contiguous();
+        self.peer_reset |= segment.flags & RST != 0 && expected.contains(&start);
         if segment.flags & (RST | SYN | ACK) != ACK {
             // A SYN's data counts from its own number on.
             if segment.flags & SYN != 0 && segment.seq == self.peer_isn {
@@ -596,7 +602,6 @@ impl Connection {
         if ack > self.snd_max {
             return;
         }
-        let start = u64::from(segment.seq.wrapping_sub(self.peer_isn));
         if start >= 1 << 31 {
             return;
         }
@@ -611,12 +616,12 @@ impl Connection {
         self.right_edge = self.right_edge.max(ack + window);
     }
 
-    /// Whether both sides have closed, so that a new connection may follow.
+    /// Whether both sides have closed, or the peer has reset it, so that a new connection may follow.
     fn is_over(&self) -> bool {
         let peer_has = self
             .peer_fin
             .is_some_and(|fin| fin < self.heard.contiguous());
-        self.fin.is_some_and(|fin| fin < self.una) && peer_has
+        self.peer_reset || self.fin.is_some_and(|fin| fin < self.una) && peer_has
     }
 
     /// Whether a reset fits the connection, so that it ends it.
