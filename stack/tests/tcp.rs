@@ -712,6 +712,34 @@ fn stray_syns_and_resets_do_not_end_a_connection() {
     assert_at_rest(&mut sim);
 }
 
+/// What comes behind a reset is answered as for a connection that is no more, in the same turn too.
+#[test]
+fn nothing_is_said_on_a_connection_behind_its_reset() {
+    for engine_only in [false, true] {
+        let mut sim = Sim::new(lines_config());
+        sim.set_engine_only(engine_only);
+        let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+        let len = 200_000;
+        let request = format!("content {len}\n");
+        assert_eq!(raw.request(&mut sim, request.as_bytes()).len(), len);
+        assert_eq!(sim.flows(), 1);
+        let reset = raw.segment(RST, b"");
+        let old = Segment {
+            ack: raw.ack.wrapping_sub(100_000),
+            ..raw.segment(ACK, b"")
+        };
+        for segment in [&reset, &old] {
+            sim.peer().inject(&segment.frame(raw.ends));
+        }
+        sim.turn();
+        let answers = raw.received(&sim);
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert_eq!((answers[0].flags, answers[0].seq), (RST, old.ack));
+        assert_eq!((sim.flows(), sim.engines()), (0, 0));
+        assert_at_rest(&mut sim);
+    }
+}
+
 /// Bytes beyond the window are not taken, and the rest of the segment is.
 #[test]
 fn what_does_not_fit_the_window_is_cut() {

@@ -331,10 +331,15 @@ impl Tcp {
         }
         turn.counters.engine_segments.increment();
         match connection.screen(segment) {
-            Screened::Pass | Screened::Reset => {
+            Screened::Pass => {
                 let window = connection.take_in(frame, segment, &mut self.resources, turn);
                 connection.converse(id, window, &mut self.resources, turn);
                 self.touch(id);
+            }
+            // At once: what comes behind it in the same turn is for no connection.
+            Screened::Reset => {
+                turn.egress.arena.free(frame);
+                self.remove(id, End::Reset, turn);
             }
             Screened::Challenge => connection.challenge(frame, key, turn),
             Screened::Drop => turn.egress.arena.free(frame),
