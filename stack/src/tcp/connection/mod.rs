@@ -72,9 +72,8 @@ pub(super) struct Connection {
     gap_since: Option<Instant>,
     /// The oldest sequence number that is not acknowledged.
     snd_una: u32,
-    /// Where the last window came from (RFC 9293 section 3.3.1: SND.WL1 and SND.WL2).
+    /// Where the last window came from (RFC 9293 section 3.3.1: SND.WL1).
     window_seq: u32,
-    window_ack: u32,
     /// The slow path has a request of this connection.
     deferred: bool,
     /// How many bytes the handler was shown since it last consumed some, and whether with the end of the
@@ -122,7 +121,6 @@ impl Connection {
             gap_since: None,
             snd_una: 0,
             window_seq: 0,
-            window_ack: 0,
             deferred: false,
             shown: None,
             request_since: None,
@@ -176,7 +174,6 @@ impl Connection {
         self.gap_since = None;
         self.snd_una = direct.snd_una;
         self.window_seq = direct.rcv_nxt;
-        self.window_ack = direct.snd_una;
         self.deferred = false;
         self.shown = None;
         self.request_since = None;
@@ -361,23 +358,37 @@ impl Connection {
     /// Notes how far the peer has come, and its window, as far as the segment is one to believe.
     fn note_numbers(&mut self, segment: &Segment) {
         let rcv_nxt = self.rcv_nxt();
-        let offset = segment.seq.wrapping_sub(rcv_nxt);
         let end = segment.seq.wrapping_add(segment.seq_len());
-        let expected = offset < self.window_bytes().max(1);
-        if (expected || is_before(segment.seq, rcv_nxt)) && is_before(self.peer_max, end) {
+        let is_old = is_before(segment.seq, rcv_nxt);
+        // One of which a part is new counts as that part.
+        let seq = if is_old && is_before(rcv_nxt, end) {
+            rcv_nxt
+        } else {
+            segment.seq
+        };
+        let expected = seq.wrapping_sub(rcv_nxt) < self.window_bytes().max(1);
+        if (expected || is_old) && is_before(self.peer_max, end) {
             self.peer_max = end;
         }
         let possible = !is_before(self.translation.snd_max, segment.ack);
-        // As section 3.10.7.4 has it for segments in order; among others what acknowledges more was sent later.
-        let newer = is_before(self.window_ack, segment.ack)
-            || (self.window_ack == segment.ack && !is_before(segment.seq, self.window_seq));
-        if expected && possible && is_before(self.snd_una, segment.ack) {
+        let advances = is_before(self.snd_una, segment.ack);
+        if !expected || !possible {
+            return;
+        }
+        let window = self.direct.peer.scale(segment.window);
+        // Who acknowledges more, or has more room for the same, says so later, whatever number it comes with (it may
+        // be sent again, after one that came ahead); else the later number counts.
+        let newer = advances
+            || (segment.ack == self.snd_una
+                && (window > self.direct.snd_wnd || !is_before(seq, self.window_seq)));
+        if advances {
             self.snd_una = segment.ack;
         }
-        if expected && possible && newer {
-            self.window_seq = segment.seq;
-            self.window_ack = segment.ack;
-            self.direct.snd_wnd = self.direct.peer.scale(segment.window);
+        if newer {
+            if is_before(self.window_seq, seq) {
+                self.window_seq = seq;
+            }
+            self.direct.snd_wnd = window;
         }
         self.translation.window_end = self.snd_una.wrapping_add(self.direct.snd_wnd);
     }
