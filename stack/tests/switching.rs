@@ -4,15 +4,28 @@
 
 mod common;
 
-use common::dialogue::{ATTENTIONS, Attention, Way, converse};
+use common::dialogue::{
+    ATTENTIONS, Attention, Handled, Heard, Plan, Send, Way, converse_counted, converse_together,
+};
 use common::handlers::answer;
 use common::pair::*;
 use common::plans::{config, expected, plans};
 use common::*;
 use interruptlet::Duration;
 use interruptlet::client::End;
+use interruptlet::sim::SimConfig;
+
+/// What a plan comes to, whoever handles its segments.
+fn assert_complete(heard: &Heard, plan: &Plan, what: &str) {
+    let whole = heard.bytes == expected(plan);
+    let part = plan.resets && expected(plan).starts_with(&heard.bytes);
+    let told = heard.bytes.escape_ascii();
+    assert!(whole || part, "{}, {what}: {told}", plan.name);
+    assert!(heard.fin || plan.resets, "{}, {what}", plan.name);
+}
 
 fn every_mask(attention: Attention) {
+    let mut dismissed = 0;
     for plan in plans() {
         let segments = 1 + plan.sends.len();
         assert!(segments <= 8, "{}", plan.name);
@@ -22,26 +35,27 @@ fn every_mask(attention: Attention) {
                 engines,
                 ..Way::new(version)
             };
-            let direct = converse(config(), &plan, way(0));
-            let whole = direct.bytes == expected(&plan);
-            let part = plan.resets && expected(&plan).starts_with(&direct.bytes);
-            assert!(
-                whole || part,
-                "{}: {:?}",
-                plan.name,
-                direct.bytes.escape_ascii().to_string()
-            );
-            assert!(direct.fin || plan.resets, "{}", plan.name);
+            let (direct, handled) = converse_counted(config(), &plan, way(0));
+            assert_complete(&direct, &plan, "all direct");
+            assert_eq!(handled.asked, 0);
+            let mut switched = Handled::default();
             for engines in 1..1 << segments {
-                let heard = converse(config(), &plan, way(engines));
+                let (heard, handled) = converse_counted(config(), &plan, way(engines));
                 assert!(
                     heard == direct,
                     "{} over {version:?}, {attention:?}, engines for {engines:#b}",
                     plan.name
                 );
+                switched.asked += handled.asked;
+                switched.dismissed += handled.dismissed;
             }
+            // That each segment went where its bit says was checked as it was sent.
+            assert!(switched.asked > 0, "{}", plan.name);
+            dismissed += switched.dismissed;
         }
     }
+    // And back: only where nothing is in flight.
+    assert!(dismissed > 100, "{dismissed}");
 }
 
 #[test]
@@ -57,6 +71,99 @@ fn a_client_that_acknowledges_late_sees_no_difference() {
 #[test]
 fn a_client_that_loses_everything_sees_no_difference() {
     every_mask(ATTENTIONS[2]);
+}
+
+/// Few segments by engines, many, and every other one.
+const MASKS: [u64; 4] = [0, u64::MAX, 0x5555_5555_5555_5555, 0xaaaa_aaaa_aaaa_aaaa];
+
+/// RFC 5961 section 3.2: a reset that is not exactly what is expected next changes nothing, wherever it comes; one that
+/// is ends the connection.
+#[test]
+fn a_reset_at_any_place_ends_the_connection_or_changes_nothing() {
+    let mut challenges = 0;
+    let mut ended = 0;
+    for (number, plan) in plans().iter().enumerate() {
+        for place in 0..=plan.sends.len() {
+            let version = BOTH[(number + place) % 2];
+            // In the window, beyond it, before it, and where it counts.
+            for offset in [1, 100, 20_000, -1, 0] {
+                let mut with_reset = plan.clone();
+                with_reset.sends.insert(place, Send::Reset(offset));
+                for engines in MASKS {
+                    let way = Way {
+                        engines,
+                        ..Way::new(version)
+                    };
+                    let (heard, handled) = converse_counted(config(), &with_reset, way);
+                    let what = format!("{offset} away at {place}, engines for {engines:#b}");
+                    let ends = offset == 0 && heard.reset && !plan.resets;
+                    if ends {
+                        assert!(expected(plan).starts_with(&heard.bytes));
+                        ended += 1;
+                    } else {
+                        assert_complete(&heard, plan, &what);
+                    }
+                    if offset == 100 {
+                        challenges += handled.challenges;
+                    }
+                }
+            }
+        }
+    }
+    assert!(challenges > 300 && ended > 300, "{challenges} {ended}");
+}
+
+#[test]
+fn two_connections_at_a_time_see_no_difference() {
+    let plans = plans();
+    for (number, plan) in plans.iter().enumerate() {
+        for distance in [0, 1, 5, 11] {
+            let other = &plans[(number + distance) % plans.len()];
+            for (mask, attention) in MASKS.into_iter().zip(ATTENTIONS.into_iter().cycle()) {
+                // One has an engine while the other one has none, or both change hands.
+                for other_mask in [!mask, mask.rotate_left(1)] {
+                    let ways = [(5000, mask), (5001, other_mask)].map(|(port, engines)| Way {
+                        port,
+                        attention,
+                        engines,
+                        ..Way::new(BOTH[number % 2])
+                    });
+                    let both = [(plan, ways[0]), (other, ways[1])];
+                    let heard = converse_together(config(), &both);
+                    assert_complete(&heard[0], plan, &format!("{ways:?}"));
+                    assert_complete(&heard[1], other, &format!("{ways:?}"));
+                }
+            }
+        }
+    }
+}
+
+/// The smallest that IPv6 allows, and the largest that a simulated frame holds.
+#[test]
+fn packets_of_any_size_make_no_difference() {
+    for mtu in [1280, 1700] {
+        let mut largest = 0;
+        let fits = |send: &Send| !matches!(send, Send::Data(from, to) if to - from > mtu - 60);
+        let plans = plans();
+        let plans = plans.iter().filter(|plan| plan.sends.iter().all(fits));
+        for (number, plan) in plans.enumerate() {
+            for attention in ATTENTIONS {
+                for engines in MASKS {
+                    let sized = SimConfig { mtu, ..config() };
+                    let way = Way {
+                        attention,
+                        engines,
+                        mss: 8960,
+                        ..Way::new(BOTH[number % 2])
+                    };
+                    let (heard, handled) = converse_counted(sized, plan, way);
+                    assert_complete(&heard, plan, &format!("{mtu}, {way:?}"));
+                    largest = largest.max(handled.largest);
+                }
+            }
+        }
+        assert_eq!(largest, mtu - 40);
+    }
 }
 
 /// What the client side is told of one connection: its bytes and its end.

@@ -1,12 +1,16 @@
-//! A client whose every segment is written down, in conversation with a worker under the eyes of an oracle:
+//! Clients whose every segment is written down, in conversation with a worker under the eyes of an oracle:
 //! for tests of what may depend on which segment comes when, and on its numbers.
 
 use interruptlet::Duration;
 use interruptlet::sim::{Sim, SimConfig};
+use interruptlet::telemetry::Summon;
 
 use super::oracle::Oracle;
 use super::packets::{ACK, FIN, PSH, RST, SYN, Segment, TCP, try_dissect};
 use super::{PORT, Version, assert_at_rest};
+
+/// Bytes of a segment that repeats what was lost: as many as any MTU allows.
+const REPEATED: usize = 1200;
 
 /// What a client sends.
 #[derive(Debug, Clone)]
@@ -37,6 +41,8 @@ pub enum Send {
     Window(u16),
     /// A probe of whether the worker is there: the number before the next one.
     KeepAlive,
+    /// A reset, so far from the number that is expected next (RFC 5961 section 3.2).
+    Reset(i32),
 }
 
 /// What the client does with what it gets, before everything is sent.
@@ -72,6 +78,8 @@ pub struct Way {
     pub attention: Attention,
     /// The client's initial sequence number.
     pub isn: u32,
+    /// The largest segment that the client takes.
+    pub mss: u16,
     /// Bit n: the client's segment n, beginning with its SYN, is handled by an engine. The bits that are left
     /// count for what it sends at the end.
     pub engines: u64,
@@ -85,14 +93,50 @@ impl Way {
             port: 5000,
             attention: Attention::Prompt,
             isn: 1000,
+            mss: 1440,
             engines: 0,
         }
     }
 }
 
-struct Dialogue<'a> {
+/// How segments of clients were handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Handled {
+    pub direct: u64,
+    pub by_engine: u64,
+    /// Engines that were summoned because the way says so, and those that were dismissed.
+    pub asked: u64,
+    pub dismissed: u64,
+    /// Challenges sent.
+    pub challenges: u64,
+    /// Connections that are over.
+    pub closed: u64,
+    /// Payload bytes of the largest segment that the worker sent.
+    pub largest: usize,
+}
+
+impl Handled {
+    fn read(sim: &Sim) -> Self {
+        let counters = sim.counters();
+        Self {
+            direct: counters.direct_segments.get(),
+            by_engine: counters.engine_segments.get(),
+            asked: counters.summoned(Summon::Asked),
+            dismissed: counters.dismissed.get(),
+            challenges: counters.challenges.get(),
+            closed: counters.flows_closed.get(),
+            largest: 0,
+        }
+    }
+}
+
+/// The worker, and who watches it.
+struct Stage {
     sim: Sim,
     oracle: Oracle,
+}
+
+struct Dialogue<'a> {
     plan: &'a Plan,
     way: Way,
     window: u16,
@@ -104,10 +148,14 @@ struct Dialogue<'a> {
     /// The worker's bytes that came, by place.
     bytes: Vec<Option<u8>>,
     fin: Option<usize>,
+    /// The worker has reset the connection, or knows of none; the client has.
     reset: bool,
+    has_reset: bool,
     /// Bytes, and the FIN, that are acknowledged from now on; and those that were.
     ack: usize,
     ack_sent: usize,
+    /// Payload bytes of the largest segment that came.
+    largest: usize,
 }
 
 /// Has a dialogue and requires it to end well: the client's bytes and its FIN are acknowledged, or the connection
@@ -117,42 +165,234 @@ pub fn converse(config: SimConfig, plan: &Plan, way: Way) -> Heard {
     converse_with(Sim::new(config), oracle, plan, way)
 }
 
-/// As [`converse`], with a worker that something happened to already, under the eyes of `oracle`.
-pub fn converse_with(sim: Sim, oracle: Oracle, plan: &Plan, way: Way) -> Heard {
-    let mut dialogue = Dialogue {
-        sim,
-        oracle,
-        plan,
-        way,
-        window: u16::MAX,
-        sent: 0,
-        acknowledged: 0,
-        peer_isn: None,
-        bytes: Vec::new(),
-        fin: None,
-        reset: false,
-        ack: 0,
-        ack_sent: 0,
-    };
-    dialogue.send(&Send::Syn);
-    if dialogue.peer_isn.is_none() {
-        // A worker that has answered this SYN already may leave it at that for a second.
-        dialogue.sim.advance(Duration::from_millis(1100));
-        dialogue.settle();
-    }
-    assert!(dialogue.peer_isn.is_some(), "no SYN-ACK");
-    for send in &plan.sends {
-        dialogue.send(send);
-    }
-    dialogue.finish()
+/// As [`converse`]; says how the client's segments were handled, too.
+pub fn converse_counted(config: SimConfig, plan: &Plan, way: Way) -> (Heard, Handled) {
+    let oracle = Oracle::new("worker", config.mtu);
+    let (mut heard, handled) = carry_out(Sim::new(config), oracle, &[(plan, way)]);
+    (heard.remove(0), handled)
 }
 
-impl Dialogue<'_> {
+/// As [`converse`], with a worker that something happened to already, under the eyes of `oracle`.
+pub fn converse_with(sim: Sim, oracle: Oracle, plan: &Plan, way: Way) -> Heard {
+    carry_out(sim, oracle, &[(plan, way)]).0.remove(0)
+}
+
+/// Several dialogues at a time, whose clients have ports of their own and take turns in sending.
+pub fn converse_together(config: SimConfig, plans: &[(&Plan, Way)]) -> Vec<Heard> {
+    let oracle = Oracle::new("worker", config.mtu);
+    carry_out(Sim::new(config), oracle, plans).0
+}
+
+fn carry_out(sim: Sim, oracle: Oracle, plans: &[(&Plan, Way)]) -> (Vec<Heard>, Handled) {
+    let mut stage = Stage { sim, oracle };
+    let mut all: Vec<Dialogue<'_>> = plans
+        .iter()
+        .map(|(plan, way)| Dialogue::new(plan, *way))
+        .collect();
+    for which in 0..all.len() {
+        stage.send(&mut all, which, &Send::Syn);
+        if all[which].peer_isn.is_none() {
+            // A worker that has answered this SYN already may leave it at that for a second.
+            stage.sim.advance(Duration::from_millis(1100));
+            stage.settle(&mut all);
+        }
+        assert!(all[which].peer_isn.is_some(), "no SYN-ACK");
+    }
+    let longest = plans.iter().map(|(plan, _)| plan.sends.len()).max();
+    for number in 0..longest.unwrap_or(0) {
+        for (which, (plan, _)) in plans.iter().enumerate() {
+            if let Some(send) = plan.sends.get(number)
+                && !all[which].reset
+                && !all[which].has_reset
+            {
+                stage.send(&mut all, which, send);
+            }
+        }
+    }
+    stage.finish(&mut all);
+    let mut handled = Handled::read(&stage.sim);
+    let largest = all.iter().map(|dialogue| dialogue.largest);
+    handled.largest = largest.max().unwrap_or(0);
+    (all.iter().map(Dialogue::heard).collect(), handled)
+}
+
+impl Stage {
+    /// Sends one segment, and takes what the worker sends until it has nothing to do.
+    fn send(&mut self, all: &mut [Dialogue<'_>], which: usize, send: &Send) {
+        let dialogue = &mut all[which];
+        if let Send::Window(window) = send {
+            dialogue.window = *window;
+        }
+        if let Send::Reset(_) = send {
+            // For acknowledgements that are delayed.
+            self.sim.advance(Duration::from_millis(20));
+            self.settle(all);
+        }
+        let dialogue = &mut all[which];
+        let segment = dialogue.segment(send);
+        let by_engine = dialogue.way.engines >> dialogue.sent.min(63) & 1 == 1;
+        self.sim.set_engine_only(by_engine);
+        dialogue.sent += 1;
+        if segment.flags & ACK != 0 {
+            dialogue.ack_sent = dialogue.ack;
+        }
+        let frame = segment.frame((dialogue.way.version.client(), dialogue.way.version.server()));
+        let before = Handled::read(&self.sim);
+        let engines = self.sim.engines();
+        self.oracle.delivered(&frame, self.sim.now());
+        self.sim.peer().inject(&frame);
+        self.settle(all);
+        let after = Handled::read(&self.sim);
+        let (direct, engine) = (
+            after.direct - before.direct,
+            after.by_engine - before.by_engine,
+        );
+        // If it was a connection's at all.
+        if direct + engine > 0 {
+            if by_engine {
+                assert_eq!((direct, engine), (0, 1), "{send:?} is an engine's");
+            } else if engines == 0 {
+                assert_eq!(direct, 1, "{send:?} is no engine's at first");
+                assert_eq!(after.asked, before.asked);
+            }
+            let ends = matches!(send, Send::Reset(0));
+            if let Send::Reset(offset) = send {
+                assert_eq!(after.closed - before.closed, u64::from(ends), "{offset}");
+            }
+            all[which].has_reset |= ends;
+        }
+    }
+
+    fn settle(&mut self, all: &mut [Dialogue<'_>]) {
+        loop {
+            let worked = self.sim.turn();
+            self.listen(all);
+            if !worked && self.sim.run_jobs(64) == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Takes what the worker sent.
+    fn listen(&mut self, all: &mut [Dialogue<'_>]) {
+        while let Some(frame) = self.sim.peer().take() {
+            self.oracle.emitted(&frame, self.sim.now());
+            let packet = try_dissect(&frame).expect("the oracle let it through");
+            assert_eq!(packet.protocol, TCP);
+            let segment = packet.segment();
+            let port = segment.destination_port;
+            if let Some(dialogue) = all.iter_mut().find(|dialogue| dialogue.way.port == port) {
+                dialogue.take(&segment);
+            }
+        }
+        for dialogue in all {
+            let arrived = dialogue.arrived();
+            if dialogue.way.attention == Attention::Prompt || dialogue.has_sent_everything() {
+                dialogue.ack = dialogue.ack.max(arrived);
+            }
+        }
+    }
+
+    /// Acknowledges what comes, and repeats what is not acknowledged, until both sides have closed.
+    fn finish(&mut self, all: &mut [Dialogue<'_>]) {
+        for dialogue in &mut *all {
+            dialogue.window = u16::MAX;
+        }
+        for _ in 0..200 {
+            let mut acknowledged = false;
+            for which in 0..all.len() {
+                let dialogue = &mut all[which];
+                dialogue.ack = dialogue.arrived();
+                if dialogue.ack > dialogue.ack_sent && !dialogue.reset {
+                    self.send(all, which, &Send::Ack);
+                    acknowledged = true;
+                }
+            }
+            if acknowledged {
+                continue;
+            }
+            if all.iter().all(Dialogue::is_over) {
+                break;
+            }
+            self.sim.advance(Duration::from_millis(500));
+            self.settle(all);
+            for which in 0..all.len() {
+                // A FIN that came with old or early data may have been left to us to repeat.
+                let (from, whole) = (all[which].acknowledged, all[which].whole());
+                if from < whole && !all[which].reset {
+                    self.send(all, which, &Send::Data(from, whole.min(from + REPEATED)));
+                }
+            }
+        }
+        let history = self.oracle.history();
+        for dialogue in &*all {
+            let resets = dialogue.plan.resets || dialogue.has_reset;
+            assert_eq!(dialogue.reset, resets, "{history}");
+            if !dialogue.reset {
+                assert_eq!(dialogue.acknowledged, dialogue.whole(), "{history}");
+                let fin = dialogue.fin.map(|fin| fin + 1);
+                assert_eq!(fin, Some(dialogue.ack), "{history}");
+            }
+        }
+        // TIME-WAIT and whatever else may last.
+        for _ in 0..14 {
+            self.sim.advance(Duration::from_secs(5));
+            self.settle(all);
+        }
+        assert_eq!(self.sim.flows(), 0, "{history}");
+        assert_eq!(self.sim.engines(), 0);
+        assert_at_rest(&mut self.sim);
+    }
+}
+
+impl<'a> Dialogue<'a> {
+    fn new(plan: &'a Plan, way: Way) -> Self {
+        Self {
+            plan,
+            way,
+            window: u16::MAX,
+            sent: 0,
+            acknowledged: 0,
+            peer_isn: None,
+            bytes: Vec::new(),
+            fin: None,
+            reset: false,
+            has_reset: false,
+            ack: 0,
+            ack_sent: 0,
+            largest: 0,
+        }
+    }
+
+    fn heard(&self) -> Heard {
+        Heard {
+            bytes: self.bytes.iter().map_while(|byte| *byte).collect(),
+            fin: self.fin.is_some(),
+            reset: self.reset,
+            isn: self.peer_isn.unwrap_or_default(),
+        }
+    }
+
+    /// Bytes of the stream, and the FIN.
+    fn whole(&self) -> usize {
+        self.plan.stream.len() + 1
+    }
+
+    fn has_sent_everything(&self) -> bool {
+        self.sent as usize > self.plan.sends.len()
+    }
+
+    /// Whether both sides have closed, or the worker has reset the connection.
+    fn is_over(&self) -> bool {
+        let closed = self.fin.is_some_and(|fin| self.ack > fin);
+        self.reset || closed && self.acknowledged == self.whole()
+    }
+
     fn segment(&self, send: &Send) -> Segment {
         let stream = &self.plan.stream;
         let (from, to) = match send {
             Send::Data(from, to) | Send::WithOptions(from, to) => (*from, *to),
-            Send::KeepAlive => (self.acknowledged, self.acknowledged),
+            Send::KeepAlive | Send::Reset(_) => (self.acknowledged, self.acknowledged),
             _ => {
                 let next = self.next();
                 (next, next)
@@ -162,6 +402,7 @@ impl Dialogue<'_> {
         let payload = stream[from.min(stream.len())..to.min(stream.len())].to_vec();
         let mut flags = match send {
             Send::Syn => SYN,
+            Send::Reset(_) => RST,
             _ if payload.is_empty() => ACK,
             _ => ACK | PSH,
         };
@@ -171,6 +412,7 @@ impl Dialogue<'_> {
         let number = match send {
             Send::Syn => 0,
             Send::KeepAlive => from as u32,
+            Send::Reset(offset) => (1 + from as u32).wrapping_add_signed(*offset),
             _ => 1 + from as u32,
         };
         let ack = self
@@ -184,7 +426,7 @@ impl Dialogue<'_> {
             flags,
             window: self.window,
             options: match send {
-                Send::Syn => vec![2, 4, 0x05, 0xa0],
+                Send::Syn => [&[2, 4], &self.way.mss.to_be_bytes()[..]].concat(),
                 Send::WithOptions(..) => vec![1, 1, 1, 1],
                 _ => Vec::new(),
             },
@@ -202,50 +444,6 @@ impl Dialogue<'_> {
             _ => 0,
         });
         ends.max().unwrap_or(0)
-    }
-
-    /// Sends one segment, and takes what the worker sends until it has nothing to do.
-    fn send(&mut self, send: &Send) {
-        if let Send::Window(window) = send {
-            self.window = *window;
-        }
-        let segment = self.segment(send);
-        let bit = self.way.engines >> self.sent.min(63) & 1;
-        self.sim.set_engine_only(bit == 1);
-        self.sent += 1;
-        self.ack_sent = self.ack;
-        let frame = segment.frame((self.way.version.client(), self.way.version.server()));
-        self.oracle.delivered(&frame, self.sim.now());
-        self.sim.peer().inject(&frame);
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        loop {
-            let worked = self.sim.turn();
-            self.listen();
-            if !worked && self.sim.run_jobs(64) == 0 {
-                return;
-            }
-        }
-    }
-
-    /// Takes what the worker sent.
-    fn listen(&mut self) {
-        while let Some(frame) = self.sim.peer().take() {
-            self.oracle.emitted(&frame, self.sim.now());
-            let packet = try_dissect(&frame).expect("the oracle let it through");
-            assert_eq!(packet.protocol, TCP);
-            let segment = packet.segment();
-            if segment.destination_port == self.way.port {
-                self.take(&segment);
-            }
-        }
-        let arrived = self.arrived();
-        let everything_sent = self.sent as usize > self.plan.sends.len();
-        if self.way.attention == Attention::Prompt || everything_sent {
-            self.ack = self.ack.max(arrived);
-        }
     }
 
     /// Bytes that came without a gap, and the FIN behind them.
@@ -266,13 +464,13 @@ impl Dialogue<'_> {
         }
         let acknowledged = segment.ack.wrapping_sub(self.way.isn).wrapping_sub(1) as usize;
         self.acknowledged = self.acknowledged.max(acknowledged);
-        let everything_sent = self.sent as usize > self.plan.sends.len();
-        if self.way.attention == Attention::Deaf && !everything_sent {
+        if self.way.attention == Attention::Deaf && !self.has_sent_everything() {
             return;
         }
         let isn = self.peer_isn.expect("a SYN-ACK came first");
         let from = segment.seq.wrapping_sub(isn).wrapping_sub(1) as usize;
         let end = from + segment.payload.len();
+        self.largest = self.largest.max(segment.payload.len());
         if self.bytes.len() < end {
             self.bytes.resize(end, None);
         }
@@ -281,48 +479,6 @@ impl Dialogue<'_> {
         }
         if segment.flags & FIN != 0 {
             self.fin = Some(end);
-        }
-    }
-
-    /// Acknowledges what comes, and repeats what is not acknowledged, until both sides have closed.
-    fn finish(mut self) -> Heard {
-        let whole = self.plan.stream.len() + 1;
-        self.window = u16::MAX;
-        for _ in 0..200 {
-            self.ack = self.arrived();
-            if self.ack > self.ack_sent && !self.reset {
-                self.send(&Send::Ack);
-                continue;
-            }
-            let closed = self.fin.is_some_and(|fin| self.ack > fin);
-            if self.reset || closed && self.acknowledged == whole {
-                break;
-            }
-            self.sim.advance(Duration::from_millis(500));
-            self.settle();
-            // A FIN that came with old or early data may have been left to us to repeat.
-            if self.acknowledged < whole && !self.reset {
-                self.send(&Send::Data(self.acknowledged, whole));
-            }
-        }
-        let history = self.oracle.history();
-        assert_eq!(self.reset, self.plan.resets, "{history}");
-        if !self.reset {
-            assert_eq!(self.acknowledged, whole, "{history}");
-            assert_eq!(self.fin.map(|fin| fin + 1), Some(self.ack), "{history}");
-        }
-        // TIME-WAIT and whatever else may last.
-        for _ in 0..14 {
-            self.sim.advance(Duration::from_secs(5));
-            self.settle();
-        }
-        assert_eq!(self.sim.flows(), 0, "{history}");
-        assert_at_rest(&mut self.sim);
-        Heard {
-            bytes: self.bytes.iter().map_while(|byte| *byte).collect(),
-            fin: self.fin.is_some(),
-            reset: self.reset,
-            isn: self.peer_isn.unwrap_or_default(),
         }
     }
 }
