@@ -32,7 +32,8 @@ pub struct TimerWheel {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    tick: u64,
+    /// Modulo 2^32: it is never further than the wheel's reach from the wheel's own.
+    tick: u32,
     previous: u32,
     next: u32,
     place: Place,
@@ -53,6 +54,9 @@ const IDLE: Entry = Entry {
 };
 
 impl TimerWheel {
+    /// Bytes of a timer.
+    pub const BYTES_PER_TIMER: usize = size_of::<Entry>();
+
     /// A wheel that starts at `now` and has room for `capacity` timers before it allocates.
     pub fn new(now: Instant, capacity: usize) -> Self {
         Self {
@@ -74,7 +78,7 @@ impl TimerWheel {
         let earliest = self.tick + 1;
         let latest = self.tick + REACH_TICKS - 1;
         let tick = ceil_tick(deadline).clamp(earliest, latest);
-        self.entries[key as usize].tick = tick;
+        self.entries[key as usize].tick = tick as u32;
         self.armed += 1;
         self.link(key);
     }
@@ -192,7 +196,7 @@ impl TimerWheel {
     fn link(&mut self, key: u32) {
         let tick = self.entries[key as usize].tick;
         // Due in this very tick: only while cascading.
-        let distance = tick.saturating_sub(self.tick);
+        let distance = tick.wrapping_sub(self.tick as u32);
         let level = (0..LEVELS - 1)
             .find(|level| distance < 1 << (SLOT_BITS * (*level as u32 + 1)))
             .unwrap_or(LEVELS - 1);

@@ -1342,3 +1342,16 @@ fn new_interface(
     }
     interface
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_flow_takes_at_most_192_bytes() {
+        let bytes = FlowTable::<Flow>::BYTES_PER_FLOW + TimerWheel::BYTES_PER_TIMER;
+        // And its place on the list of flows that something happened to.
+        let bytes = bytes + size_of::<FlowId>();
+        assert!(bytes <= 192, "{bytes}: {} of a flow", size_of::<Flow>());
+    }
+}
