@@ -55,8 +55,8 @@ use crate::{Duration, Instant};
 
 /// How long a handshake of ours may take. SYNs are repeated within it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer may keep its side open after we closed ours.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a peer may keep its side open after we closed ours: Linux's `tcp_fin_timeout`.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Used engines that are kept for the next flows that need one.
 const SPARE_ENGINES_MAX: usize = 1024;
 /// A new connection of the same ends may begin while the last one is in TIME-WAIT; our sequence numbers begin so far
