@@ -375,6 +375,105 @@ fn a_new_syn_reuses_a_connection_in_time_wait() {
     assert_at_rest(&mut sim);
 }
 
+/// Asks for a connection, as a peer does that repeats its SYN and resets what does not answer it (RFC 9293 section
+/// 3.10.7.3); returns it, and the seconds that it took.
+fn insist(sim: &mut Sim, port: u16, isn: u32) -> (Raw, u64) {
+    for seconds in 0..140 {
+        let mut raw = Raw::new(Version::V4, port);
+        raw.seq = isn;
+        let answers = raw.syn(sim);
+        if let Some(offer) = answers.iter().find(|answer| answer.flags & SYN != 0) {
+            raw.ack = offer.seq.wrapping_add(1);
+            return (raw, seconds);
+        }
+        for answer in answers {
+            let reset = Segment {
+                seq: answer.ack,
+                ..raw.segment(RST, b"")
+            };
+            assert!(raw.send_segment(sim, &reset).is_empty());
+        }
+        sim.advance(Duration::from_secs(1));
+        sim.turn();
+    }
+    panic!("no answer");
+}
+
+/// RFC 1122 section 4.2.2.13: who begins behind the old numbers need not wait for TIME-WAIT to end (but for where
+/// our own numbers would be those of the last connection); who begins before them waits that long at most.
+#[test]
+fn the_same_ends_are_used_again_and_again_after_our_close() {
+    for (distance, immediate, most) in [
+        (1u32, 50, 68),
+        (1 << 20, 50, 68),
+        (5000u32.wrapping_neg(), 0, 61),
+    ] {
+        let mut sim = Sim::new(lines_config());
+        let mut isn = 1000u32;
+        let mut at_once = 0;
+        for round in 0..64 {
+            let (mut raw, seconds) = insist(&mut sim, 5000, isn);
+            assert!(seconds <= most, "{seconds} s in round {round}");
+            at_once += u32::from(round > 0 && seconds == 0);
+            assert_eq!(raw.request(&mut sim, b"reply on\n"), b"<on>\n");
+            let answers = raw.send(&mut sim, ACK, b"close\n");
+            assert_eq!(raw.take(&mut sim, &answers), b"bye\n");
+            raw.send(&mut sim, FIN | ACK, b"");
+            assert_eq!((sim.flows(), sim.time_wait()), (1, 1));
+            isn = raw.seq.wrapping_add(distance);
+        }
+        assert!(at_once >= immediate, "{at_once} with {distance}");
+        sim.advance(Duration::from_secs(61));
+        sim.turn();
+        assert_eq!(sim.flows(), 0);
+        assert_at_rest(&mut sim);
+    }
+}
+
+/// Copies of what began a connection that come when it is gone begin no other one: their request is not served again.
+#[test]
+fn a_late_copy_of_a_handshake_is_refused() {
+    for (closes_first, later) in [(true, 0), (true, 20), (true, 62), (false, 0), (false, 20)] {
+        let mut sim = Sim::new(lines_config());
+        let mut raw = Raw::new(Version::V4, 5000);
+        raw.ack = raw.syn(&mut sim)[0].seq.wrapping_add(1);
+        let line: &[u8] = if closes_first {
+            b"close\n"
+        } else {
+            b"reply x\n"
+        };
+        let copies = [raw.segment(ACK, b""), raw.segment(ACK | PSH, line)];
+        let answers = raw.send(&mut sim, ACK | PSH, line);
+        raw.take(&mut sim, &answers);
+        let last = raw.send(&mut sim, FIN | ACK, b"");
+        if !closes_first {
+            let fin = last.last().unwrap();
+            assert_eq!(fin.flags & FIN, FIN);
+            raw.ack = fin.seq.wrapping_add(1);
+            raw.send(&mut sim, ACK, b"");
+            assert_eq!(sim.flows(), 0);
+        }
+        assert_eq!(counter(&sim, "tcp_requests"), 1);
+        sim.advance(Duration::from_secs(later));
+        sim.turn();
+        let left = sim.flows();
+        for copy in &copies {
+            for answer in raw.send_segment(&mut sim, copy) {
+                assert!(
+                    answer.payload.is_empty() && answer.flags & SYN == 0,
+                    "{answer:?}"
+                );
+            }
+        }
+        assert_eq!(
+            (counter(&sim, "tcp_requests"), counter(&sim, "flows_opened")),
+            (1, 1)
+        );
+        assert_eq!(sim.flows(), left);
+        assert_at_rest(&mut sim);
+    }
+}
+
 #[test]
 fn time_wait_acknowledges_a_repeated_fin() {
     let mut sim = Sim::new(lines_config());
