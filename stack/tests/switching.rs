@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
 use common::dialogue::{
     ATTENTIONS, Attention, Handled, Heard, Plan, Send, Way, converse_counted, converse_together,
 };
@@ -253,6 +256,70 @@ fn a_client_side_sees_no_difference() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// RFC 9293 section 3.5, MUST-10: two client sides whose SYNs cross have one connection, whoever handles it.
+#[test]
+fn two_client_sides_open_at_the_same_time() {
+    for version in BOTH {
+        for engines in 0..4 {
+            let far = Arc::new(Mutex::new(Shared::default()));
+            let far_prefixes = ["10.9.2.0/24", "fd09:2::/64"].map(|text| text.parse().unwrap());
+            let other = SimConfig {
+                addresses: Vec::new(),
+                sources: far_prefixes.to_vec(),
+                client: Some(common::pair::told(&far)),
+                ..SimConfig::default()
+            };
+            let mut pair = Pair::new(other, |_| {});
+            pair.client.set_engine_only(engines & 1 != 0);
+            pair.server.set_engine_only(engines & 2 != 0);
+            let near_end = source(version, 1, 1024);
+            let far_end = match version {
+                Version::V4 => SocketAddr::from(([10, 9, 2, 1], 1025)),
+                Version::V6 => SocketAddr::from(([0xfd09, 2, 0, 0, 0, 0, 0, 1], 1025)),
+            };
+            pair.shared.lock().unwrap().reach.push(far_end.ip());
+            far.lock().unwrap().reach.push(near_end.ip());
+            pair.settle();
+            pair.wish(Wish::Open(near_end, far_end, 1));
+            far.lock()
+                .unwrap()
+                .wishes
+                .push(Wish::Open(far_end, near_end, 2));
+            pair.settle();
+            pair.wish(Wish::Send(1, b"from here".to_vec()));
+            far.lock()
+                .unwrap()
+                .wishes
+                .push(Wish::Send(2, b"from there".to_vec()));
+            pair.settle();
+            pair.wish(Wish::Close(1));
+            let closed = pair.run_until(Duration::from_secs(5), |shared| shared.is_closed(1));
+            assert!(closed, "{}", pair.history());
+            let near = [
+                Event::Connected(1),
+                Event::Received(1, b"from there".to_vec()),
+                Event::Closed(1, End::Closed),
+            ];
+            let there = [
+                Event::Connected(2),
+                Event::Received(2, b"from here".to_vec()),
+                Event::Ended(2),
+                Event::Closed(2, End::Closed),
+            ];
+            assert_eq!(pair.events(), near, "{}", pair.history());
+            assert_eq!(far.lock().unwrap().events, there, "{}", pair.history());
+            // Neither was begun by a SYN that came to a service.
+            assert_eq!(counter(&pair.server, "cookies_sent"), 0);
+            assert_eq!(counter(&pair.server, "active_opens"), 1);
+            pair.step_max = Duration::from_secs(1);
+            pair.run_until(Duration::from_secs(70), |_| false);
+            assert_eq!((pair.client.flows(), pair.server.flows()), (0, 0));
+            assert_at_rest(&mut pair.client);
+            assert_at_rest(&mut pair.server);
         }
     }
 }
