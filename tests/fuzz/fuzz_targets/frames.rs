@@ -220,6 +220,7 @@ fn worker() -> Sim {
             slow: Some(Arc::new(Anything)),
             request_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_secs(60)),
+            keep_alive: Some(Duration::from_secs(20)),
         }],
         datagrams: vec![SimDatagram {
             port: PORT,
@@ -231,7 +232,9 @@ fn worker() -> Sim {
     config.limits.frames = 24;
     config.limits.loans = 8;
     config.limits.flows = 8;
-    config.limits.backlog = 4;
+    config.limits.held_frames = 8;
+    config.limits.held_per_flow = 3;
+    config.limits.engines = 3;
     config.limits.time_wait = 2;
     config.limits.slow_queue = 4;
     Sim::new(config)
@@ -295,6 +298,7 @@ fuzz_target!(|data: &[u8]| {
                 exchange(&mut sim, &bytes, &mut flows);
             }
             6 => {
+                sim.set_engine_only(what & 8 != 0);
                 sim.advance(Duration::from_millis(
                     u64::from(input.byte()) * u64::from(what),
                 ));
