@@ -55,6 +55,8 @@ struct Talk {
     begun: usize,
     left: Vec<u8>,
     expected: Vec<u8>,
+    /// Bytes of the answers before each ask, and of all.
+    due: Vec<usize>,
     received: Vec<u8>,
 }
 
@@ -78,6 +80,9 @@ impl Talk {
             begun: 0,
             left: Vec::new(),
             expected: answers(&asks),
+            due: (0..=asks.len())
+                .map(|count| answers(&asks[..count]).len())
+                .collect(),
             asks,
             received: Vec::new(),
         }
@@ -95,7 +100,7 @@ impl Talk {
         if matches!(socket.state(), State::Closed | State::TimeWait) {
             return true;
         }
-        let answered = self.received.len() == answers(&self.asks[..self.begun]).len();
+        let answered = self.received.len() == self.due[self.begun];
         if self.left.is_empty() && answered {
             match self.asks.get(self.begun) {
                 Some(ask) => self.left.clone_from(ask),
@@ -549,13 +554,13 @@ fn a_peer_that_takes_nothing_is_given_up_without_an_engine() {
     assert_given_back(sim, first);
 }
 
-/// A client that has the engine and keeps it: its request is never whole.
-fn hog(crowd: &mut Crowd) -> SocketHandle {
+/// A client that has an engine, the one after those of `count - 1` others, and keeps it: its request is never whole.
+fn hog(crowd: &mut Crowd, count: usize) -> SocketHandle {
     let handle = crowd.world.connected(Version::V4);
     crowd.world.socket(handle).send_slice(b"place ").unwrap();
     let taken = crowd
         .world
-        .run_until(PATIENCE, |world| world.sim.engines() == 1);
+        .run_until(PATIENCE, |world| world.sim.engines() == count);
     assert!(taken);
     handle
 }
@@ -573,7 +578,7 @@ fn clients_with_small_requests_do_without_engines() {
         |seed, loss| {
             for kept in [false, true] {
                 let mut crowd = Crowd::new(seed, loss, |limits| limits.engines = 1);
-                let hog = kept.then(|| hog(&mut crowd));
+                let hog = kept.then(|| hog(&mut crowd, 1));
                 crowd.join(
                     20,
                     &[
@@ -609,7 +614,7 @@ fn clients_that_all_need_the_only_engine_are_served_or_reset() {
         |seed, loss| {
             for kept in [false, true] {
                 let mut crowd = Crowd::new(seed, loss, |limits| limits.engines = 1);
-                let hog = kept.then(|| hog(&mut crowd));
+                let hog = kept.then(|| hog(&mut crowd, 1));
                 let long = [b"place ".to_vec(), vec![b'x'; 3000], b"\n".to_vec()].concat();
                 crowd.join(6, &[&long, b"place bye\n"]);
                 crowd.join(6, &[b"content 50000\n", b"place bye\n"]);
@@ -640,9 +645,7 @@ fn connections_beyond_the_engines_are_served_without() {
             let mut crowd = Crowd::new(seed, loss, |limits| limits.engines = 2);
             crowd.world.sim.set_engine_only(true);
             // They have the engines, and keep them.
-            let first = [0, 1].map(|_| crowd.world.connected(Version::V4));
-            crowd.world.run_for(Duration::from_secs(10));
-            assert_eq!(crowd.world.sim.engines(), 2);
+            let first = [1, 2].map(|count| hog(&mut crowd, count));
             crowd.join(12, &[b"place hello\n", b"reply you\n"]);
             crowd.talk();
             crowd.assert_all_whole();
