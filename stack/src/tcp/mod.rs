@@ -316,6 +316,26 @@ impl Tcp {
         }
     }
 
+    /// Runs an event of a direct flow; `None` if this is none.
+    #[inline]
+    fn direct<R>(
+        &mut self,
+        id: FlowId,
+        turn: &mut Turn<'_>,
+        event: impl FnOnce(&mut Direct, &mut Context<'_, '_>) -> R,
+    ) -> Option<R> {
+        let (key, Flow::Direct(direct)) = self.flows.get_mut(id)? else {
+            return None;
+        };
+        let mut context = Context {
+            id,
+            key,
+            resources: &mut self.resources,
+            turn,
+        };
+        Some(event(direct, &mut context))
+    }
+
     /// Hands a segment to a flow with an engine.
     fn engine_segment(&mut self, id: FlowId, frame: Frame, segment: &Segment, turn: &mut Turn<'_>) {
         let Some((key, Flow::Engine(connection))) = self.flows.get_mut(id) else {
@@ -500,40 +520,35 @@ impl Tcp {
         segment: Option<&Segment>,
         turn: &mut Turn<'_>,
     ) {
-        let Some((key, Flow::Direct(direct))) = self.flows.get_mut(id) else {
-            return;
-        };
-        let mut context = Context {
-            id,
-            key,
-            resources: &mut self.resources,
-            turn,
-        };
-        let after = match (call.done, call.reason, call.frame, segment) {
-            (Done::Nothing, Summon::Asked, Some(frame), Some(segment)) => {
-                context.turn.counters.direct_segments.increment();
-                direct.receive(frame, segment, &mut context)
-            }
-            (Done::Nothing, reason, frame, _) => {
-                if let Some(frame) = frame {
-                    context.turn.egress.arena.free(frame);
+        let after = self.direct(id, turn, |direct, context| {
+            match (call.done, call.reason, call.frame, segment) {
+                (Done::Nothing, Summon::Asked, Some(frame), Some(segment)) => {
+                    context.turn.counters.direct_segments.increment();
+                    direct.receive(frame, segment, context)
                 }
-                match reason {
-                    Summon::Timeout => direct.retransmit(&mut context),
-                    // The peer shall hear that something is missing (RFC 5681 section 3.2).
-                    Summon::OutOfOrder => {
-                        direct.flags.set(Flags::ACK_DUE);
-                        After::Direct
+                (Done::Nothing, reason, frame, _) => {
+                    if let Some(frame) = frame {
+                        context.turn.egress.arena.free(frame);
                     }
-                    _ => After::Direct,
+                    match reason {
+                        Summon::Timeout => direct.retransmit(context),
+                        // The peer shall hear that something is missing (RFC 5681 section 3.2).
+                        Summon::OutOfOrder => {
+                            direct.flags.set(Flags::ACK_DUE);
+                            After::Direct
+                        }
+                        _ => After::Direct,
+                    }
+                }
+                (Done::Handled { .. } | Done::Acted { .. }, _, frame, _) => {
+                    direct.send_reset(frame, context);
+                    After::Gone(End::Aborted)
                 }
             }
-            (Done::Handled { .. } | Done::Acted { .. }, _, frame, _) => {
-                direct.send_reset(frame, &mut context);
-                After::Gone(End::Aborted)
-            }
-        };
-        self.carry_out_late(id, after, segment, turn);
+        });
+        if let Some(after) = after {
+            self.carry_out_late(id, after, segment, turn);
+        }
     }
 
     /// As [`carry_out`](Self::carry_out), where the client may be taking its turn: then it is told at the end of
@@ -610,15 +625,7 @@ impl Tcp {
             return Err(OpenError::Full);
         };
         turn.counters.active_opens.increment();
-        if let Some((key, Flow::Direct(direct))) = self.flows.get_mut(id) {
-            let mut context = Context {
-                id,
-                key,
-                resources: &mut self.resources,
-                turn,
-            };
-            direct.send_syn(None, &mut context);
-        }
+        self.direct(id, turn, |direct, context| direct.send_syn(None, context));
         self.settle_direct(id, turn);
         Ok(id)
     }
@@ -637,31 +644,22 @@ impl Tcp {
         {
             turn.counters.count_summon(Summon::Asked);
         }
-        let Some((key, flow)) = self.flows.get_mut(id.0) else {
+        if let Some((_, Flow::Engine(connection))) = self.flows.get_mut(id.0) {
+            if !connection.is_client() {
+                return false;
+            }
+            connection.act(id.0, turn, &mut self.resources.actions, act);
+            self.touch(id.0);
+            return true;
+        }
+        let after = self.direct(id.0, turn, |direct, context| {
+            let is_client = matches!(direct.side, Side::Client(_));
+            (is_client && !direct.flags.has(Flags::ABORTED)).then(|| direct.act(context, act))
+        });
+        let Some(after) = after.flatten() else {
             return false;
         };
-        match flow {
-            Flow::Direct(direct) => {
-                if !matches!(direct.side, Side::Client(_)) || direct.flags.has(Flags::ABORTED) {
-                    return false;
-                }
-                let mut context = Context {
-                    id: id.0,
-                    key,
-                    resources: &mut self.resources,
-                    turn,
-                };
-                let after = direct.act(&mut context, act);
-                self.carry_out_late(id.0, after, None, turn);
-            }
-            Flow::Engine(connection) => {
-                if !connection.is_client() {
-                    return false;
-                }
-                connection.act(id.0, turn, &mut self.resources.actions, act);
-                self.touch(id.0);
-            }
-        }
+        self.carry_out_late(id.0, after, None, turn);
         true
     }
 
@@ -709,18 +707,10 @@ impl Tcp {
 
     /// Does what a direct flow has to do at the end of a turn.
     fn flush_direct(&mut self, id: FlowId, turn: &mut Turn<'_>) {
-        let Some((key, Flow::Direct(direct))) = self.flows.get_mut(id) else {
-            return;
-        };
-        let mut context = Context {
-            id,
-            key,
-            resources: &mut self.resources,
-            turn,
-        };
-        match direct.flush(&mut context) {
-            After::Direct => self.settle_late(id, turn),
-            after => self.carry_out(id, after, None, turn),
+        match self.direct(id, turn, Direct::flush) {
+            Some(After::Direct) => self.settle_late(id, turn),
+            Some(after) => self.carry_out(id, after, None, turn),
+            None => {}
         }
     }
 
@@ -734,26 +724,18 @@ impl Tcp {
             let Some(id) = self.flows.id_at(index) else {
                 continue;
             };
-            let Some((key, flow)) = self.flows.get_mut(id) else {
+            if let Some((_, Flow::Engine(connection))) = self.flows.get_mut(id) {
+                connection.direct.flags.clear(Flags::ARMED);
+                connection.expire(id, &mut self.resources, turn);
+                self.touch(id);
                 continue;
-            };
-            match flow {
-                Flow::Direct(direct) => {
-                    direct.flags.clear(Flags::ARMED);
-                    let mut context = Context {
-                        id,
-                        key,
-                        resources: &mut self.resources,
-                        turn,
-                    };
-                    let after = direct.expire(&mut context);
-                    self.carry_out(id, after, None, turn);
-                }
-                Flow::Engine(connection) => {
-                    connection.direct.flags.clear(Flags::ARMED);
-                    connection.expire(id, &mut self.resources, turn);
-                    self.touch(id);
-                }
+            }
+            let after = self.direct(id, turn, |direct, context| {
+                direct.flags.clear(Flags::ARMED);
+                direct.expire(context)
+            });
+            if let Some(after) = after {
+                self.carry_out(id, after, None, turn);
             }
         }
     }
@@ -794,26 +776,19 @@ impl Tcp {
 
     /// Resets a connection.
     pub(crate) fn abort(&mut self, id: FlowId, turn: &mut Turn<'_>) {
-        let Some((key, flow)) = self.flows.get_mut(id) else {
+        if let Some((_, Flow::Engine(connection))) = self.flows.get_mut(id) {
+            connection.abort();
+            connection.converse(id, Window::default(), &mut self.resources, turn);
+            self.touch(id);
             return;
-        };
-        match flow {
-            Flow::Direct(direct) => {
-                let mut context = Context {
-                    id,
-                    key,
-                    resources: &mut self.resources,
-                    turn,
-                };
-                direct.send_reset(None, &mut context);
-                self.remove(id, End::Aborted, turn);
-            }
-            Flow::Engine(connection) => {
-                connection.abort();
-                connection.converse(id, Window::default(), &mut self.resources, turn);
-                self.touch(id);
-            }
         }
+        self.direct(id, turn, |direct, context| {
+            // Of one that is only being opened nobody knows (RFC 9293 section 3.10.5).
+            if !direct.is_opening() {
+                direct.send_reset(None, context);
+            }
+        });
+        self.remove(id, End::Aborted, turn);
     }
 
     /// The next chunk of a body, or its end.
