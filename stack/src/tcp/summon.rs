@@ -63,7 +63,7 @@ pub(super) fn lead(
     let ended = direct.state.has_ended();
     // The made-up SYN, and a FIN if the peer has sent one, end where the flow expects the next byte.
     let first = direct.rcv_nxt.wrapping_sub(1 + u32::from(ended));
-    let window = (direct.snd_wnd >> direct.peer.shift.unwrap_or(0)).min(u32::from(u16::MAX)) as u16;
+    let window = direct.peer_window();
     stage.syn(
         first,
         SynOptions {

@@ -203,13 +203,13 @@ impl Connection {
             .is_none_or(|side| std::mem::replace(flag(side), true))
     }
 
-    /// Notes how the connection ended, if what was just taken in ended it.
-    pub(super) fn note_client_end(&mut self, reset: bool) {
+    /// Notes that the connection ended in order, if what was just taken in ended it. (A reset is not taken in.)
+    pub(super) fn note_client_end(&mut self) {
         let closed = self.engine.state() == State::Closed;
         if let Some(side) = &mut self.client
             && closed
         {
-            side.note_end(if reset { End::Reset } else { End::Closed });
+            side.note_end(End::Closed);
         }
     }
 }

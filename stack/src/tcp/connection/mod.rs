@@ -310,9 +310,7 @@ impl Connection {
         self.note_numbers(segment);
         let tcp = &mut resources.memory.frame_mut(&mut frame)[segment.transport..segment.end];
         // smoltcp takes any segment's window for the peer's, that of one which was overtaken too.
-        let window = self.direct.snd_wnd >> self.direct.peer.shift.unwrap_or(0);
-        let window = window.min(u32::from(u16::MAX)) as u16;
-        tcp[14..16].copy_from_slice(&window.to_be_bytes());
+        tcp[14..16].copy_from_slice(&self.direct.peer_window().to_be_bytes());
         if is_before(segment.ack, self.snd_una) && segment.seq_len() > 0 {
             // It would not look at its bytes. What it says of our own side is as good as not said.
             tcp[8..12].copy_from_slice(&self.snd_una.to_be_bytes());
@@ -337,7 +335,7 @@ impl Connection {
         let socket = self.engine.socket();
         let received = socket.recv_queue();
         let taken = socket.send_queue() < unsent_before;
-        self.note_client_end(segment.has(RST));
+        self.note_client_end();
         // Who keeps sending after we closed is not getting anything done.
         if taken || (received > received_before && !self.closing) {
             self.progress_at = turn.now;
@@ -527,12 +525,12 @@ impl Connection {
     /// stops when it fires while the window is closed, and when a probe's took its place. An acknowledgement that
     /// says what is known has it probe the window, four of them have it retransmit.
     fn nudge(&mut self, resources: &mut Resources, now: Instant) {
-        let window = self.direct.snd_wnd >> self.direct.peer.shift.unwrap_or(0);
+        let window = self.direct.peer_window();
         let numbers = Numbers {
             seq: self.rcv_nxt(),
             ack: self.snd_una.wrapping_sub(self.translation.shift),
             flags: ACK,
-            window: window.min(u32::from(u16::MAX)) as u16,
+            window,
         };
         let key = FlowKey::between(self.local, self.peer);
         for _ in 0..if window == 0 { 1 } else { 4 } {

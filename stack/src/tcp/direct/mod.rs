@@ -314,6 +314,12 @@ impl Direct {
         self.state.is_closing() || self.flags.has(Flags::FIN_DUE)
     }
 
+    /// The peer's window as it is in a header.
+    pub(super) fn peer_window(&self) -> u16 {
+        let shifted = self.snd_wnd >> self.peer.shift.unwrap_or(0);
+        shifted.min(u32::from(u16::MAX)) as u16
+    }
+
     /// Sequence numbers that were sent and not acknowledged.
     #[inline]
     pub(super) fn in_flight(&self) -> u32 {

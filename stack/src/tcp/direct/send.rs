@@ -184,13 +184,13 @@ impl Direct {
         let mut len = 0;
         if let Some(sent) = cx.resources.held.sent(&self.held).next() {
             numbers.seq = sent.seq;
-            len = sent.len;
             // Through a buffer: the arena does not lend two frames at once.
             let replies = &mut cx.resources.replies;
             replies.clear();
             if let Some(bytes) = egress.arena.held_bytes(sent.frame, &egress.queue) {
                 replies.extend_from_slice(&bytes[sent.start..sent.start + sent.len]);
             }
+            len = replies.len();
             let buffer = egress.arena.buffer_mut(&mut frame);
             buffer[offset..offset + len].copy_from_slice(replies);
         }
