@@ -147,6 +147,15 @@ static __always_inline bool is_own6(const void *address)
 	return bpf_map_lookup_elem(&own6, &key) != NULL;
 }
 
+/*
+ * Bytes from `packet` to the end of the frame. Lengths from headers are compared with this: `packet + length` is not
+ * a pointer that every verifier accepts, since some (Linux 6.12) lose the bounds of a number whose bytes were swapped.
+ */
+static __always_inline __u64 bytes_left(const void *packet, const void *data_end)
+{
+	return (__u64)data_end - (__u64)packet;
+}
+
 /* `length` bytes of transport header and payload; the address and the family are already in `key`. */
 static __always_inline enum outcome classify_port(const void *transport, const void *data_end,
 						  __u32 length, __u8 protocol, struct port_key *key)
@@ -182,7 +191,7 @@ static __always_inline enum outcome classify_ipv4(const void *packet, const void
 	header_length = ip->ihl * 4;
 	total_length = bpf_ntohs(ip->tot_len);
 	if (ip->version != 4 || header_length < sizeof(*ip) || total_length < header_length ||
-	    packet + total_length > data_end)
+	    total_length > bytes_left(packet, data_end))
 		return OUTCOME_PASS_MALFORMED;
 
 	if (is_own4(&ip->daddr))
@@ -225,7 +234,7 @@ static __always_inline enum outcome classify_ipv6(const void *packet, const void
 		return OUTCOME_PASS_MALFORMED;
 
 	end = sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	if (ip->version != 6 || packet + end > data_end)
+	if (ip->version != 6 || end > bytes_left(packet, data_end))
 		return OUTCOME_PASS_MALFORMED;
 
 	if (is_own6(&ip->daddr))
