@@ -116,6 +116,10 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("tx_stalls", WATCHED),
     ("tx_stuck", WATCHED),
     (
+        "tx_unsent",
+        "only AF_XDP sends late; `port` and `port::xsk::privileged` have the tests",
+    ),
+    (
         "ring_errors",
         "only AF_XDP has rings shared with the kernel",
     ),

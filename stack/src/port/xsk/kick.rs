@@ -94,6 +94,16 @@ impl Watch {
         }
     }
 
+    /// A watch that has come to `way`.
+    #[cfg(test)]
+    pub(super) fn using(way: Way) -> Self {
+        Self {
+            way,
+            proven: way,
+            ..Self::new(true)
+        }
+    }
+
     /// How to tell the kernel.
     pub(super) fn way(&self) -> Way {
         self.way

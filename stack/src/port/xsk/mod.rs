@@ -10,16 +10,19 @@
 
 mod bind;
 mod kick;
+#[cfg(test)]
+mod privileged;
 
 pub use bind::{BindError, Bound, bind};
 
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::sockopt::socket_cookie;
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
 };
@@ -118,22 +121,18 @@ pub(crate) const fn mtu_max(chunk_bytes: u32, mode: BindMode) -> usize {
     received as usize - LINK_HEADER_BYTES_MAX
 }
 
-/// An open and bound socket.
-///
-/// It closes with the last reference to its UMEM, not with this: the first socket's descriptor is the
-/// one that the UMEM was registered with, and libxdp closes it with the UMEM. The arena refers to the
-/// UMEM, and so does each of its loans.
+/// An open and bound socket. It closes when this is dropped, whoever still has frames of its UMEM.
 #[derive(Debug)]
 pub struct XskPort {
     interface: String,
     queue: u32,
     mode: BindMode,
-    // Fields drop in order: the queues before the UMEM, as libxdp wants it.
+    // Fields drop in order: the queues, with which libxdp unmaps the rings, before what closes the socket.
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
-    umem: Umem,
+    closer: Closer,
     /// The arena over that UMEM. A ring entry of any other arena's frame would have the kernel write
     /// into memory that somebody else holds.
     arena: ArenaId,
@@ -157,6 +156,54 @@ pub struct XskPort {
     /// Frames that came back since `watch` looked.
     back: u32,
     scratch: [FrameDesc; BATCH],
+}
+
+/// Closes the socket, whoever still has its UMEM.
+///
+/// libxdp makes the first socket's descriptor the UMEM's and closes it with that, so the arena and its loans would
+/// keep the socket open and bound to its queue. They need the memory only: on drop another file takes the
+/// descriptor's place, which is what libxdp then closes.
+#[derive(Debug)]
+struct Closer {
+    /// Keeps the descriptor's number from being used for something else.
+    umem: Umem,
+    socket: RawFd,
+    /// Tells the socket from any other that may ever have its number.
+    cookie: u64,
+    stand_in: OwnedFd,
+}
+
+impl Closer {
+    /// For the first socket of `umem`, which `rx` is a queue of.
+    fn new(umem: Umem, rx: &RxQueue) -> io::Result<Self> {
+        let socket = rx.fd().as_raw_fd();
+        // SAFETY: the descriptor belongs to the socket that `rx` keeps open.
+        let cookie = socket_cookie(unsafe { BorrowedFd::borrow_raw(socket) })?;
+        Ok(Self {
+            umem,
+            socket,
+            cookie,
+            stand_in: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
+    }
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        // SAFETY: the number is still the UMEM's, which `self.umem` keeps open; if libxdp had closed it all the
+        // same, the call fails or has another answer, and nothing else is done with the number.
+        let cookie = socket_cookie(unsafe { BorrowedFd::borrow_raw(self.socket) });
+        if !cookie.is_ok_and(|cookie| cookie == self.cookie) {
+            log::debug!("an AF_XDP socket was closed before its port");
+            return;
+        }
+        // SAFETY: takes two open descriptors and no pointer. Whoever has the second one by its number, which is
+        // libxdp alone, since the queues are gone, only closes it.
+        let result = unsafe { libc::dup3(self.stand_in.as_raw_fd(), self.socket, libc::O_CLOEXEC) };
+        if result < 0 {
+            log::debug!("closing an AF_XDP socket: {}", io::Error::last_os_error());
+        }
+    }
 }
 
 /// XDP programs may move the start of a packet within this many bytes in front of it.
@@ -219,6 +266,7 @@ impl XskPort {
         let (fill, completion) =
             rings.ok_or_else(|| io::Error::other("the first socket of a UMEM has its rings"))?;
 
+        let closer = Closer::new(umem, &rx)?;
         let mut arena = Arena::new(memory, options.loans_max);
         // See `XskOptions::busy_poll`.
         let busy_polling = options.busy_poll && mode == BindMode::Copy;
@@ -230,7 +278,7 @@ impl XskPort {
             tx,
             fill,
             completion,
-            umem,
+            closer,
             arena: arena.id(),
             descriptors,
             chunk_bytes: chunk_bytes as usize,
@@ -322,6 +370,17 @@ impl XskPort {
         assert_eq!(self.arena, arena.id(), "a port was used with another arena");
     }
 
+    /// Closes the socket and gives `arena` back the frames that were on the TX ring, or not reported as sent:
+    /// nobody else has them now. The [`XskStatistics`] of the socket are to be dropped before, since they hold it
+    /// open.
+    ///
+    /// A driver may go on reading those until it has noticed: nothing is to be written into them any more.
+    pub(crate) fn close(self, arena: &mut Arena, counters: &Counters) {
+        self.check(arena);
+        drop(self);
+        counters.tx_unsent.add(arena.take_back_sending().into());
+    }
+
     /// Reads the kernel's counters of the socket from another thread.
     ///
     /// # Errors
@@ -394,17 +453,10 @@ impl XskPort {
                 self.kick_again = true;
                 Ok(())
             }
-            // It may come up again, which is no reason to stay awake, and the runtime watches whether it
-            // is gone.
-            Some(libc::ENETDOWN) => {
-                self.kick_due = true;
-                Ok(())
-            }
+            // It may come up again, and the runtime watches whether it is gone. The watch has it told again.
+            Some(libc::ENETDOWN) => Ok(()),
             // Drivers in the middle of a reset.
-            Some(libc::ENXIO | libc::EINVAL) if self.mode == BindMode::ZeroCopy => {
-                self.kick_due = true;
-                Ok(())
-            }
+            Some(libc::ENXIO | libc::EINVAL) if self.mode == BindMode::ZeroCopy => Ok(()),
             _ => Err(error),
         }
     }
@@ -619,7 +671,7 @@ impl Port for XskPort {
                 let descriptor = &mut self.descriptors[index];
                 // SAFETY: the descriptor is of this UMEM, and its handle was parked just now: no other
                 // slice of the frame exists. Only the length is set.
-                unsafe { self.umem.data_mut(descriptor) }
+                unsafe { self.closer.umem.data_mut(descriptor) }
                     .cursor()
                     .set_pos(len);
                 self.scratch[slot] = *descriptor;
