@@ -100,7 +100,8 @@ pub struct StackArgs {
     /// Packets that may arrive on a queue between two looks of its core; beyond, they are lost
     ///
     /// As many as there are connections that ask at once. Each takes two frames of locked memory, one to receive
-    /// and one that is kept until its reply is acknowledged: 2 KB each, or 4 with an MTU beyond 1,770.
+    /// and one that is kept until its reply is acknowledged: 4 KB each, or 2 in copy mode
+    /// with an MTU of up to 1,770.
     #[arg(long, value_name = "N", default_value_t = BURST, value_parser = clap::value_parser!(u32).range(64..=32_768))]
     pub burst: u32,
 

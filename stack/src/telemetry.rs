@@ -160,6 +160,12 @@ counters! {
     tx_bytes,
     /// System calls that told the kernel to send.
     tx_kicks,
+    /// Times that no frame came back from the kernel for 50 ms although some were out and there was a link.
+    tx_stalls,
+    /// Frames that the kernel had not sent, or not reported as sent, when the socket was closed.
+    tx_unsent,
+    /// Whether the queue sends nothing, whatever the kernel is told, now: 1 if so.
+    tx_stuck,
     /// Turns of the loop in which something was received.
     rx_batches,
     /// Times that the core went to sleep.

@@ -102,6 +102,8 @@ const SCENARIOS: &[Scenario] = &[
 const PUBLISHED: &str =
     "what is there now is published between turns, which the simulation takes itself";
 
+const WATCHED: &str = "only AF_XDP sends late; `port::xsk::kick` has the tests";
+
 /// Counters that a simulation cannot provoke, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
     (
@@ -111,6 +113,12 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("flows_direct", PUBLISHED),
     ("flows_engine", PUBLISHED),
     ("flows_time_wait", PUBLISHED),
+    ("tx_stalls", WATCHED),
+    ("tx_stuck", WATCHED),
+    (
+        "tx_unsent",
+        "only AF_XDP sends late; `port` and `port::xsk::privileged` have the tests",
+    ),
     (
         "ring_errors",
         "only AF_XDP has rings shared with the kernel",

@@ -36,7 +36,7 @@ pub use attach::AttachMode;
 pub use counters::{Counters, Outcome};
 pub use error::{AttachError, MapError, RegisterError};
 pub use rules::{PortRule, Protocol, RuleError, Rules};
-pub use sys::interface_mtu;
+pub use sys::{interface_is_running, interface_mtu};
 
 /// The program, loaded and attached to an interface. Dropping it detaches it.
 ///

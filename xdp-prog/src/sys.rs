@@ -1,4 +1,4 @@
-//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, and an interface's MTU.
+//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, and an interface's MTU and flags.
 
 #![allow(unsafe_code)]
 
@@ -64,6 +64,26 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
 /// # Errors
 /// As the kernel says: ENODEV if there is no such interface.
 pub fn interface_mtu(name: &str) -> io::Result<u32> {
+    let request = ask(name, libc::SIOCGIFMTU)?;
+    // SAFETY: the call succeeded, so the MTU is the member that it wrote.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether an interface of this network namespace is up and has a link (IFF_UP and IFF_RUNNING, netdevice(7)).
+///
+/// # Errors
+/// As the kernel says: ENODEV if there is no such interface.
+pub fn interface_is_running(name: &str) -> io::Result<bool> {
+    const WANTED: libc::c_int = libc::IFF_UP | libc::IFF_RUNNING;
+    let request = ask(name, libc::SIOCGIFFLAGS)?;
+    // SAFETY: the call succeeded, so the flags are the member that it wrote.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & WANTED == WANTED)
+}
+
+/// The answer to `question`, SIOCGIFMTU or SIOCGIFFLAGS, about an interface of this network namespace.
+fn ask(name: &str, question: libc::Ioctl) -> io::Result<libc::ifreq> {
     // SAFETY: all zeroes is an `ifreq`: bytes, integers and null pointers.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     // The last byte stays zero: the name is a C string.
@@ -74,15 +94,12 @@ pub fn interface_mtu(name: &str) -> io::Result<u32> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: SIOCGIFMTU reads the name and writes the MTU, both inside `request`, which outlives the
-    // call.
-    let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), libc::SIOCGIFMTU, &mut request) };
+    // SAFETY: both questions read the name and write an integer, inside `request`, which outlives the call.
+    let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), question, &mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call succeeded, so the MTU is the member that it wrote.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+    Ok(request)
 }
 
 /// A socket to ask about interfaces with (netdevice(7)): any kind does.

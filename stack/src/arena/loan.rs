@@ -11,8 +11,7 @@ use super::{Frame, FrameMemory};
 ///
 /// Dropping the loan sends the frame home to its core. The rings are never touched from here.
 ///
-/// A loan keeps the memory of its whole queue, also when the core is gone; over AF_XDP that is the UMEM,
-/// and with the UMEM the socket stays open and bound to its queue.
+/// A loan keeps the memory of its whole queue, also when the core is gone. It does not keep the queue.
 #[derive(Debug)]
 pub struct Loan {
     /// `None` only while dropping.

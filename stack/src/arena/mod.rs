@@ -236,6 +236,19 @@ impl Arena {
         }
     }
 
+    /// Takes back the frames that are parked to be sent, and returns how many: for when the queue is gone, and with
+    /// it whoever could have sent them. Each goes to the flow that holds it, else home.
+    pub(crate) fn take_back_sending(&mut self) -> u32 {
+        let mut taken = 0;
+        for index in 0..self.owners.len() as u32 {
+            if let Some(frame) = self.unpark(index, Owner::Tx) {
+                self.sent(frame);
+                taken += 1;
+            }
+        }
+        taken
+    }
+
     /// The flow that held frame number `index` needs it no more: it goes home, now or when it was sent.
     #[inline]
     pub(crate) fn release(&mut self, index: u32) {

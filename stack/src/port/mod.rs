@@ -73,8 +73,8 @@ pub trait Port {
     fn reap(&mut self, arena: &mut Arena, counters: &Counters);
 }
 
-/// Sends what is left in `queue` and takes the sent frames home, as far as that takes a moment: the end of a
-/// loop.
+/// Sends what is left in `queue` and takes the sent frames home, for a second at most: the end of a loop. What then has
+/// not found room on the ring is given up and counted; what the kernel still has comes back when the port is closed.
 pub fn settle(
     port: &mut impl Port,
     arena: &mut Arena,
@@ -82,13 +82,90 @@ pub fn settle(
     clock: &mut impl Clock,
     counters: &Counters,
 ) {
-    // Sent frames come home soon or, if the queue is gone, not at all.
-    const REAP_TIMEOUT: Duration = Duration::from_millis(200);
+    // Sent frames come home soon or, if the queue is gone, not at all. A queue that has to be told of them in
+    // another way finds it within this time.
+    const REAP_TIMEOUT: Duration = Duration::from_secs(1);
     let until = clock.now() + REAP_TIMEOUT;
-    while arena.count().of(Owner::Tx) > 0 && clock.now() < until {
-        if port.transmit(arena, queue, clock.now(), counters).is_err() {
+    while arena.count().of(Owner::Tx) > 0 {
+        let now = clock.now();
+        if now >= until || port.transmit(arena, queue, now, counters).is_err() {
             break;
         }
         port.reap(arena, counters);
+    }
+    counters.tx_unsent.add(queue.len() as u64);
+    for frame in queue.drain(..) {
+        arena.sent(frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A queue with room for so many frames, of which it sends none.
+    struct StuckPort(usize);
+
+    impl Port for StuckPort {
+        fn receive(
+            &mut self,
+            _: &mut Arena,
+            _: &mut Vec<Frame>,
+            _: usize,
+            _: Instant,
+            _: &Counters,
+        ) {
+        }
+
+        fn transmit(
+            &mut self,
+            arena: &mut Arena,
+            queue: &mut Vec<Frame>,
+            _: Instant,
+            _: &Counters,
+        ) -> io::Result<()> {
+            for frame in queue.drain(..self.0.min(queue.len())) {
+                arena.park(frame, Owner::Tx);
+                self.0 -= 1;
+            }
+            Ok(())
+        }
+
+        fn wait(&mut self, _: Option<std::os::fd::BorrowedFd<'_>>, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn reap(&mut self, _: &mut Arena, _: &Counters) {}
+    }
+
+    /// A clock that goes on by a millisecond whenever it is read.
+    struct Ticking(u64);
+
+    impl Clock for Ticking {
+        fn nanos(&mut self) -> u64 {
+            self.0 += 1_000_000;
+            self.0
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_loop_does_not_wait_for_ever_and_loses_no_frame() {
+        let mut arena = Arena::anonymous(8, 2048, 0);
+        let counters = Counters::default();
+        let mut queue: Vec<Frame> = (0..5).map(|_| arena.alloc(Owner::Tx).unwrap()).collect();
+        arena.hold(&queue[0]);
+        let held = queue[0].index();
+        let (mut port, mut clock) = (StuckPort(3), Ticking(0));
+        settle(&mut port, &mut arena, &mut queue, &mut clock, &counters);
+        assert!(clock.0 < 1_100_000_000, "{} ns", clock.0);
+        assert_eq!(
+            (counters.tx_unsent.get(), arena.count().of(Owner::Tx)),
+            (2, 3)
+        );
+        // What a port does when it is closed.
+        assert_eq!(arena.take_back_sending(), 3);
+        assert_eq!(arena.count().of(Owner::Flow), 1);
+        arena.release(held);
+        assert!(arena.is_at_rest(), "{:?}", arena.count());
     }
 }

@@ -125,7 +125,9 @@ impl Attachment {
         if let Err(error) = self.program.detach() {
             log::debug!("detaching the XDP program: {error}");
         }
-        drop(port);
+        // It holds the socket open.
+        drop(self.statistics);
+        port.close(&mut arena, counters);
         let (frames, conserved) = report::final_frames(&mut [(self.queue, arena)], 0);
         Report {
             counters: counters.snapshot(),

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use interruptlet_xdp::Program;
 
 use self::reserve::Reservations;
-use crate::arena::{Arena, FrameCount};
+use crate::arena::FrameCount;
 use crate::config::Config;
 use crate::pool::{Pool, Waker};
 use crate::port::xsk::{XskPort, XskStatistics};
@@ -155,15 +155,11 @@ impl Stack {
     /// [`SLOW_PATH_GRACE_MIN`].
     fn stop(&mut self, until: Instant) -> Report {
         self.set_state(RunState::Stopping);
-        let mut arenas: Vec<(u32, Arena)> = Vec::new();
-        let mut ports = Vec::new();
+        let mut ended = Vec::new();
         let mut complete = true;
         for worker in &mut self.workers {
             match worker.thread.take().map(JoinHandle::join) {
-                Some(Ok(ended)) => {
-                    ports.push(ended.port);
-                    arenas.push((worker.queue, ended.arena));
-                }
+                Some(Ok(end)) => ended.push((worker.queue, Arc::clone(&worker.counters), end)),
                 // Panicked, or joined by `check` after it failed.
                 Some(Err(_)) | None => complete = false,
             }
@@ -179,7 +175,18 @@ impl Stack {
         for worker in &mut self.workers {
             worker.statistics = None;
         }
-        drop(ports);
+        let mut arenas = Vec::new();
+        for (
+            queue,
+            counters,
+            Ended {
+                port, mut arena, ..
+            },
+        ) in ended
+        {
+            port.close(&mut arena, &counters);
+            arenas.push((queue, arena));
+        }
 
         let until = until.max(Instant::now() + SLOW_PATH_GRACE_MIN);
         let slow_threads_left = self.pool.take().map_or(0, |pool| pool.stop(until));
@@ -190,7 +197,6 @@ impl Stack {
             );
         }
         let (frames, conserved) = report::final_frames(&mut arenas, slow_threads_left);
-        // The arenas go now, and with each the last reference to its socket, unless a frame is on loan.
         Report {
             counters: self.counters(),
             xdp,

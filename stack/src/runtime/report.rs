@@ -62,7 +62,7 @@ pub struct Report {
     pub conserved: bool,
     /// After a stop: threads of the slow path that were still in a handler when the time was over. They
     /// are left behind and end when their handler does. Until then, if they hold requests in frames, the
-    /// queues of those stay bound.
+    /// memory of their queues stays.
     pub slow_threads_left: usize,
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{BindMode, XskOptions, XskPort};
+use super::{BindMode, XskOptions, XskPort, mtu_max};
 use crate::arena::Arena;
 use crate::config::Mode;
 
@@ -105,6 +105,7 @@ pub fn bind(options: &XskOptions, mode: Mode) -> Result<Bound, BindError> {
     loop {
         let error = match XskPort::open(options, bind_mode) {
             Ok((port, arena)) => {
+                warn_of_large_packets(options, bind_mode);
                 return Ok(Bound {
                     port,
                     arena,
@@ -133,7 +134,7 @@ pub fn bind(options: &XskOptions, mode: Mode) -> Result<Bound, BindError> {
             Some(libc::ENOBUFS) => {
                 return Err(BindError::MissingIpcLock {
                     queue,
-                    mebibytes: options.frames.saturating_mul(options.chunk_bytes) >> 20,
+                    mebibytes: options.locked_mebibytes(bind_mode),
                 });
             }
             Some(libc::ENETDOWN) => return Err(BindError::InterfaceDown { interface }),
@@ -156,5 +157,23 @@ pub fn bind(options: &XskOptions, mode: Mode) -> Result<Bound, BindError> {
                 });
             }
         }
+    }
+}
+
+/// Says if a packet of the interface's MTU may be too large for what a driver makes of a chunk.
+fn warn_of_large_packets(options: &XskOptions, mode: BindMode) {
+    let max = mtu_max(options.chunk_bytes(mode), mode);
+    if options.mtu > max {
+        let XskOptions {
+            interface,
+            queue,
+            mtu,
+            ..
+        } = options;
+        log::warn!(
+            "queue {queue} of {interface} is in zero-copy mode, where a driver may not receive packets of more than {max} \
+             bytes, and the MTU is {mtu}: if long packets are lost, set it with `ip link set {interface} mtu {max}`, \
+             or use copy mode"
+        );
     }
 }

@@ -9,26 +9,35 @@
 #![allow(unsafe_code)]
 
 mod bind;
+mod kick;
+#[cfg(test)]
+mod privileged;
 
 pub use bind::{BindError, Bound, bind};
 
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{Ordering, fence};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::sockopt::socket_cookie;
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
 };
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
+use self::kick::{Cure, Look, Watch, Way};
 use super::Port;
 use crate::arena::{Arena, ArenaId, Frame, FrameMemory, Owner};
 use crate::config::{LARGE_CHUNK_BYTES, Limits, SMALL_CHUNK_BYTES};
 use crate::telemetry::Counters;
 use crate::wire::LINK_HEADER_BYTES_MAX;
 use crate::{Duration, Instant};
+
+/// Linux names that the libc crate lacks on some targets: asm-generic/socket.h.
+const SO_PREFER_BUSY_POLL: libc::c_int = 69;
 
 /// Frames handed over per ring operation.
 const BATCH: usize = 64;
@@ -51,54 +60,79 @@ pub struct XskOptions {
     pub queue: u32,
     /// Frames in the UMEM.
     pub frames: u32,
-    /// Bytes per UMEM chunk: 2,048 or 4,096.
-    pub chunk_bytes: u32,
+    /// Bytes of an IP packet at most, itself at most [`MTU_MAX`](crate::config::MTU_MAX): decides on the size of the
+    /// frames.
+    pub mtu: usize,
     /// Entries of each ring, a power of two.
     pub ring_entries: u32,
     /// Frames kept on the FILL ring, at most `ring_entries`.
     pub fill_target: u32,
     /// Loans at most (see [`Arena::lend`]).
     pub loans_max: u32,
-    /// Ask for busy polling on this socket.
+    /// Ask for busy polling on this socket in copy mode. In zero-copy mode it never is asked for: there the kernel
+    /// then leaves out the driver's wakeup when it is told of frames to send, and what is polled instead is the
+    /// receive side, which need not be what sends.
     pub busy_poll: bool,
 }
 
 impl XskOptions {
     /// What `limits` say, with frames that hold packets of `mtu` bytes (at most
-    /// [`MTU_MAX`](crate::config::MTU_MAX)), and busy polling.
+    /// [`MTU_MAX`](crate::config::MTU_MAX)), and busy polling in copy mode.
     pub fn new(interface: impl Into<String>, queue: u32, mtu: usize, limits: &Limits) -> Self {
-        let chunk_bytes = if mtu + LINK_HEADER_BYTES_MAX <= usable_bytes(SMALL_CHUNK_BYTES) as usize
-        {
-            SMALL_CHUNK_BYTES
-        } else {
-            LARGE_CHUNK_BYTES
-        };
         Self {
             interface: interface.into(),
             queue,
             frames: limits.frames,
-            chunk_bytes,
+            mtu,
             ring_entries: limits.ring_entries,
             fill_target: limits.fill_target,
             loans_max: limits.loans,
             busy_poll: true,
         }
     }
+
+    /// Bytes of a UMEM chunk in `mode`: 2,048 or 4,096.
+    pub fn chunk_bytes(&self, mode: BindMode) -> u32 {
+        match mode {
+            // Drivers such as igb, igc and ixgbe program their receive buffers in whole KiB: of a chunk of 2,048
+            // bytes they would use 1,024.
+            BindMode::ZeroCopy => LARGE_CHUNK_BYTES,
+            BindMode::Copy if self.mtu <= mtu_max(SMALL_CHUNK_BYTES, mode) => SMALL_CHUNK_BYTES,
+            BindMode::Copy => LARGE_CHUNK_BYTES,
+        }
+    }
+
+    /// MiB of memory that are locked in `mode`.
+    pub(crate) fn locked_mebibytes(&self, mode: BindMode) -> u32 {
+        let bytes = u64::from(self.frames) * u64::from(self.chunk_bytes(mode));
+        (bytes >> 20) as u32
+    }
 }
 
-/// An open and bound socket.
-///
-/// It closes with the last reference to its UMEM, not with this: the first socket's descriptor is the
-/// one that the UMEM was registered with, and libxdp closes it with the UMEM. The arena refers to the
-/// UMEM, and so does each of its loans.
+/// The largest MTU, in bytes, of which a packet is known to fit into a chunk of `chunk_bytes` in `mode`, with two
+/// VLAN tags. In zero-copy mode a driver may use no more than whole KiB of it.
+pub(crate) const fn mtu_max(chunk_bytes: u32, mode: BindMode) -> usize {
+    const KIB: u32 = 1024;
+    let usable = usable_bytes(chunk_bytes);
+    let received = match mode {
+        BindMode::ZeroCopy => usable / KIB * KIB,
+        BindMode::Copy => usable,
+    };
+    received as usize - LINK_HEADER_BYTES_MAX
+}
+
+/// An open and bound socket. It closes when this is dropped, whoever still has frames of its UMEM.
 #[derive(Debug)]
 pub struct XskPort {
-    // Fields drop in order: the queues before the UMEM, as libxdp wants it.
+    interface: String,
+    queue: u32,
+    mode: BindMode,
+    // Fields drop in order: the queues, with which libxdp unmaps the rings, before what closes the socket.
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
-    umem: Umem,
+    closer: Closer,
     /// The arena over that UMEM. A ring entry of any other arena's frame would have the kernel write
     /// into memory that somebody else holds.
     arena: ArenaId,
@@ -117,7 +151,59 @@ pub struct XskPort {
     kick_due: bool,
     /// It was told, and said to be told again.
     kick_again: bool,
+    /// Whether what was told is sent.
+    watch: Watch,
+    /// Frames that came back since `watch` looked.
+    back: u32,
     scratch: [FrameDesc; BATCH],
+}
+
+/// Closes the socket, whoever still has its UMEM.
+///
+/// libxdp makes the first socket's descriptor the UMEM's and closes it with that, so the arena and its loans would
+/// keep the socket open and bound to its queue. They need the memory only: on drop another file takes the
+/// descriptor's place, which is what libxdp then closes.
+#[derive(Debug)]
+struct Closer {
+    /// Keeps the descriptor's number from being used for something else.
+    umem: Umem,
+    socket: RawFd,
+    /// Tells the socket from any other that may ever have its number.
+    cookie: u64,
+    stand_in: OwnedFd,
+}
+
+impl Closer {
+    /// For the first socket of `umem`, which `rx` is a queue of.
+    fn new(umem: Umem, rx: &RxQueue) -> io::Result<Self> {
+        let socket = rx.fd().as_raw_fd();
+        // SAFETY: the descriptor belongs to the socket that `rx` keeps open.
+        let cookie = socket_cookie(unsafe { BorrowedFd::borrow_raw(socket) })?;
+        Ok(Self {
+            umem,
+            socket,
+            cookie,
+            stand_in: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
+    }
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        // SAFETY: the number is still the UMEM's, which `self.umem` keeps open; if libxdp had closed it all the
+        // same, the call fails or has another answer, and nothing else is done with the number.
+        let cookie = socket_cookie(unsafe { BorrowedFd::borrow_raw(self.socket) });
+        if !cookie.is_ok_and(|cookie| cookie == self.cookie) {
+            log::debug!("an AF_XDP socket was closed before its port");
+            return;
+        }
+        // SAFETY: takes two open descriptors and no pointer. Whoever has the second one by its number, which is
+        // libxdp alone, since the queues are gone, only closes it.
+        let result = unsafe { libc::dup3(self.stand_in.as_raw_fd(), self.socket, libc::O_CLOEXEC) };
+        if result < 0 {
+            log::debug!("closing an AF_XDP socket: {}", io::Error::last_os_error());
+        }
+    }
 }
 
 /// XDP programs may move the start of a packet within this many bytes in front of it.
@@ -137,8 +223,9 @@ impl XskPort {
     /// supported, EINVAL for a queue that does not exist, ENETDOWN if the interface is down. [`bind`] deals with
     /// them.
     pub fn open(options: &XskOptions, mode: BindMode) -> io::Result<(Self, Arena)> {
+        let chunk_bytes = options.chunk_bytes(mode);
         let umem_config = UmemConfig::builder()
-            .frame_size(FrameSize::new(options.chunk_bytes).map_err(io::Error::other)?)
+            .frame_size(FrameSize::new(chunk_bytes).map_err(io::Error::other)?)
             .fill_queue_size(QueueSize::new(options.ring_entries).map_err(io::Error::other)?)
             .comp_queue_size(QueueSize::new(options.ring_entries).map_err(io::Error::other)?)
             .build()
@@ -148,7 +235,7 @@ impl XskPort {
         let (umem, mut descriptors) =
             Umem::new(umem_config, frames, false).map_err(|error| os_error(&error))?;
 
-        let capacity = usable_bytes(options.chunk_bytes) as usize;
+        let capacity = usable_bytes(chunk_bytes) as usize;
         let areas = descriptors
             .iter_mut()
             .map(|descriptor| area_of(&umem, descriptor, capacity))
@@ -179,16 +266,22 @@ impl XskPort {
         let (fill, completion) =
             rings.ok_or_else(|| io::Error::other("the first socket of a UMEM has its rings"))?;
 
+        let closer = Closer::new(umem, &rx)?;
         let mut arena = Arena::new(memory, options.loans_max);
+        // See `XskOptions::busy_poll`.
+        let busy_polling = options.busy_poll && mode == BindMode::Copy;
         let mut port = Self {
+            interface: options.interface.clone(),
+            queue: options.queue,
+            mode,
             rx,
             tx,
             fill,
             completion,
-            umem,
+            closer,
             arena: arena.id(),
             descriptors,
-            chunk_bytes: options.chunk_bytes as usize,
+            chunk_bytes: chunk_bytes as usize,
             filled: 0,
             fill_target: options.fill_target.min(options.ring_entries),
             sending: 0,
@@ -196,10 +289,12 @@ impl XskPort {
             tx_budget: 0,
             kick_due: false,
             kick_again: false,
+            watch: Watch::new(busy_polling),
+            back: 0,
             scratch: [FrameDesc::default(); BATCH],
         };
         port.tx_budget = port.raise_tx_budget();
-        if options.busy_poll {
+        if busy_polling {
             port.prefer_busy_poll();
         }
         // A packet that finds the FILL ring empty is dropped: it is full before anybody may know the
@@ -218,8 +313,6 @@ impl XskPort {
     /// Asks the kernel to run this queue's NAPI from our own system calls only
     /// (`Documentation/networking/napi.rst`). Kernels and devices without it just do not.
     fn prefer_busy_poll(&self) {
-        // Linux names that the libc crate lacks on some targets: asm-generic/socket.h.
-        const SO_PREFER_BUSY_POLL: libc::c_int = 69;
         const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
         const BUSY_POLL_MICROS: libc::c_int = 20;
         for (name, value) in [
@@ -228,6 +321,13 @@ impl XskPort {
             (SO_BUSY_POLL_BUDGET, BATCH as libc::c_int),
         ] {
             self.set_option(libc::SOL_SOCKET, name, value);
+        }
+    }
+
+    /// Takes back what [`prefer_busy_poll`](Self::prefer_busy_poll) asked for.
+    fn prefer_interrupts(&self) {
+        for name in [SO_PREFER_BUSY_POLL, libc::SO_BUSY_POLL] {
+            self.set_option(libc::SOL_SOCKET, name, 0);
         }
     }
 
@@ -268,6 +368,17 @@ impl XskPort {
     #[inline]
     fn check(&self, arena: &Arena) {
         assert_eq!(self.arena, arena.id(), "a port was used with another arena");
+    }
+
+    /// Closes the socket and gives `arena` back the frames that were on the TX ring, or not reported as sent:
+    /// nobody else has them now. The [`XskStatistics`] of the socket are to be dropped before, since they hold it
+    /// open.
+    ///
+    /// A driver may go on reading those until it has noticed: nothing is to be written into them any more.
+    pub(crate) fn close(self, arena: &mut Arena, counters: &Counters) {
+        self.check(arena);
+        drop(self);
+        counters.tx_unsent.add(arena.take_back_sending().into());
     }
 
     /// Reads the kernel's counters of the socket from another thread.
@@ -323,10 +434,34 @@ impl XskPort {
         }
     }
 
+    /// Tells the kernel of the frames on the TX ring.
     fn kick(&mut self, counters: &Counters) -> io::Result<()> {
         counters.tx_kicks.increment();
         self.kick_due = false;
         self.kick_again = false;
+        let result = match self.watch.way() {
+            Way::Send | Way::SendUnpolled => self.send_nothing(),
+            Way::Poll => self.poll_for_room(),
+        };
+        let Err(error) = result else {
+            return Ok(());
+        };
+        match error.raw_os_error() {
+            // Copy mode sends a bounded batch per call and then says "again"; the others pass as well.
+            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
+                self.kick_due = true;
+                self.kick_again = true;
+                Ok(())
+            }
+            // It may come up again, and the runtime watches whether it is gone. The watch has it told again.
+            Some(libc::ENETDOWN) => Ok(()),
+            // Drivers in the middle of a reset.
+            Some(libc::ENXIO | libc::EINVAL) if self.mode == BindMode::ZeroCopy => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    fn send_nothing(&self) -> io::Result<()> {
         // SAFETY: a zero-length send on an open descriptor.
         let result = unsafe {
             libc::sendto(
@@ -339,24 +474,60 @@ impl XskPort {
             )
         };
         if result >= 0 {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
         }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            // Copy mode sends a bounded batch per call and then says "again"; the others pass as well.
-            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
-                self.kick_due = true;
-                self.kick_again = true;
-                Ok(())
-            }
-            // It may come up again, which is no reason to stay awake, and the runtime watches whether it
-            // is gone.
-            Some(libc::ENETDOWN) => {
-                self.kick_due = true;
-                Ok(())
-            }
-            _ => Err(error),
+    }
+
+    fn poll_for_room(&self) -> io::Result<()> {
+        let mut socket = [PollFd::from_borrowed_fd(self.fd(), PollFlags::OUT)];
+        poll(&mut socket, Some(&Timespec::default()))?;
+        Ok(())
+    }
+
+    /// Looks at `now` whether frames that were sent come back, and does something about it if they do not. A
+    /// comparison or two, unless something is wrong.
+    #[inline]
+    fn look(&mut self, now: Instant, counters: &Counters) -> io::Result<()> {
+        let back = std::mem::take(&mut self.back);
+        match self.watch.look(now, self.sending, back) {
+            Look::Fine => Ok(()),
+            look => self.attend(look, now, counters),
         }
+    }
+
+    #[cold]
+    fn attend(&mut self, look: Look, now: Instant, counters: &Counters) -> io::Result<()> {
+        let (queue, interface, sending) = (self.queue, &self.interface, self.sending);
+        match look {
+            Look::Fine => {}
+            Look::Changed => log::warn!(
+                "queue {queue} of {interface} did not send; it does since the kernel is told by {}, which is kept",
+                self.watch.way()
+            ),
+            Look::Recovered => log::warn!("queue {queue} of {interface} sends again"),
+            Look::Overdue => {
+                let untaken = self.ring_entries.saturating_sub(self.tx.nb_free_exact());
+                // If it cannot be asked it is gone, which the runtime watches.
+                let has_link = interruptlet_xdp::interface_is_running(interface).unwrap_or(false);
+                match self.watch.overdue(now, sending, untaken, has_link) {
+                    Cure::Wait => {}
+                    Cure::Count => counters.tx_stalls.increment(),
+                    Cure::Stuck => log::warn!(
+                        "queue {queue} of {interface} does not send: {sending} frames are out, {untaken} of them not \
+                         taken by the kernel, whatever it is told by; it is told again and again (`dmesg` may say what \
+                         is wrong with the driver; `ip link set {interface} down` and `up` resets it)"
+                    ),
+                }
+                if self.watch.way() == Way::SendUnpolled {
+                    self.prefer_interrupts();
+                }
+                self.kick(counters)?;
+            }
+        }
+        counters.tx_stuck.set(self.watch.is_stuck().into());
+        Ok(())
     }
 }
 
@@ -483,7 +654,7 @@ impl Port for XskPort {
         &mut self,
         arena: &mut Arena,
         queue: &mut Vec<Frame>,
-        _now: Instant,
+        now: Instant,
         counters: &Counters,
     ) -> io::Result<()> {
         self.check(arena);
@@ -500,7 +671,7 @@ impl Port for XskPort {
                 let descriptor = &mut self.descriptors[index];
                 // SAFETY: the descriptor is of this UMEM, and its handle was parked just now: no other
                 // slice of the frame exists. Only the length is set.
-                unsafe { self.umem.data_mut(descriptor) }
+                unsafe { self.closer.umem.data_mut(descriptor) }
                     .cursor()
                     .set_pos(len);
                 self.scratch[slot] = *descriptor;
@@ -525,6 +696,11 @@ impl Port for XskPort {
         }
         counters.tx_frames.add(sent as u64);
         counters.tx_bytes.add(bytes);
+        if sent > 0 && self.mode == BindMode::ZeroCopy {
+            // The entries are to be seen before the flag is read: else a driver that goes to sleep just now could
+            // miss the ones, and we the other.
+            fence(Ordering::SeqCst);
+        }
         if (sent > 0 || self.kick_due) && self.tx.needs_wakeup() {
             // An older kernel stops after some frames and has to be told again: what a turn received has to go
             // out in the same turn, or more and more frames would wait for being sent.
@@ -536,7 +712,7 @@ impl Port for XskPort {
             }
         }
         self.reap(arena, counters);
-        Ok(())
+        self.look(now, counters)
     }
 
     fn has_backlog(&self) -> bool {
@@ -590,6 +766,7 @@ impl Port for XskPort {
             let count = unsafe { self.completion.consume(&mut self.scratch) };
             for descriptor in &self.scratch[..count] {
                 self.sending = self.sending.saturating_sub(1);
+                self.back += 1;
                 let index = (descriptor.addr() / self.chunk_bytes) as u32;
                 match arena.unpark(index, Owner::Tx) {
                     Some(frame) => arena.sent(frame),
@@ -600,5 +777,45 @@ impl Port for XskPort {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_mtu(mtu: usize) -> XskOptions {
+        XskOptions::new("eth0", 0, mtu, &Limits::default())
+    }
+
+    #[test]
+    fn chunks_are_as_small_as_copy_mode_allows_and_large_in_zero_copy_mode() {
+        for (mtu, copy) in [
+            (1280, 2048),
+            (1500, 2048),
+            (1770, 2048),
+            (1771, 4096),
+            (3818, 4096),
+        ] {
+            let options = with_mtu(mtu);
+            assert_eq!(options.chunk_bytes(BindMode::Copy), copy, "{mtu}");
+            assert_eq!(options.chunk_bytes(BindMode::ZeroCopy), 4096, "{mtu}");
+        }
+        let options = with_mtu(1500);
+        assert_eq!(options.locked_mebibytes(BindMode::Copy), 8);
+        assert_eq!(options.locked_mebibytes(BindMode::ZeroCopy), 16);
+    }
+
+    #[test]
+    fn a_packet_of_an_ordinary_mtu_fits_what_drivers_round_down_to() {
+        for mtu in [1280, 1500, 1800] {
+            let chunk_bytes = with_mtu(mtu).chunk_bytes(BindMode::ZeroCopy);
+            // igb: what is behind the headroom, in whole KiB.
+            let receive_buffer = (chunk_bytes as usize - 256) / 1024 * 1024;
+            assert!(mtu + LINK_HEADER_BYTES_MAX <= receive_buffer, "{mtu}");
+        }
+        assert_eq!(mtu_max(4096, BindMode::ZeroCopy), 3050);
+        assert_eq!(mtu_max(2048, BindMode::ZeroCopy), 1002);
+        assert_eq!(mtu_max(4096, BindMode::Copy), crate::config::MTU_MAX);
     }
 }
