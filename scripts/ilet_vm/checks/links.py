@@ -1,0 +1,119 @@
+"""Addresses shared with the kernel, links that go down, drivers that are reset, packets of other sizes."""
+
+import json
+import time
+
+from ..bench import expect
+from ..network import IGB, VIRTIO
+from .check import check
+
+CHECKS = []
+BOTH = (VIRTIO, IGB)
+
+
+def for_both(name, summary, checks=CHECKS):
+    """Decorates a function of (bench, link, mode) as a check for each driver and mode, appended to `checks`."""
+
+    def add(function):
+        for link in BOTH:
+            for mode in ("zero-copy", "copy"):
+                check(checks, f"{name} {link.driver} {mode}", summary, link=link, mode=mode)(function)
+        return function
+
+    return add
+
+
+@for_both("shared address", "the kernel has the address too: our ports are ours, ping and other ports are the kernel's")
+def _(bench, link, mode):
+    bench.guest.must(
+        f"ip address add {link.guest4}/24 dev {link.card}; ip address add {link.guest6}/64 dev {link.card} nodad; "
+        f"httpd -p 8080 -h /tmp"
+    )
+    addresses = ["--address", f"{link.guest4}/24", "--address", f"{link.guest6}/64", "--shared-address"]
+    bench.make_site()
+    with bench.server("ilet-echo", link, *addresses, "--mode", mode, own=False) as server:
+        expect(f"queue 0 {mode}" in server.ready, server.ready)
+        for address in (link.guest4, link.guest6):
+            bench.ping(address)
+            bench.echo("tcp", address, 16, 256, 64)
+            bench.echo("udp", address, 16, 256, 64)
+        result = bench.client("fetch", f"http://{link.guest4}:8080/site/page", 1, 5)
+        bench.check_download(result, "page", 5)
+        report = bench.end(server)
+        expect(report.counters.get("icmp_echo_replies", 0) == 0, "the stack answered pings that are the kernel's")
+
+
+@for_both("link down and up", "the interface goes down and up during a download, which goes on")
+def _(bench, link, mode):
+    with bench.server("ilet-httpd", link, "--mode", mode) as server:
+        bench.download(link.server4, "page")
+        # Long enough that some of it is still to come.
+        client = bench.start_client("fetch", f"http://{link.server4}/file10m", 2, 6)
+        time.sleep(1.5)
+        bench.guest.must(f"ip link set {link.card} down; sleep 0.5; ip link set {link.card} up")
+        bench.wait_for_link(link)
+        said, errors = client.communicate(timeout=200)
+        expect(client.returncode == 0, errors)
+        bench.check_download(json.loads(said), "file10m", 12)
+        bench.download(link.server6, "page")
+        # A reset of the ring takes what was on it: the frames are back all the same.
+        bench.end(server, allow=("tx_stalls", "tx_unsent", "xsk_rx_dropped"))
+
+
+@for_both("driver reset", "ethtool -r and a changed number of queues under load: it goes on, or it ends with a word")
+def _(bench, link, mode):
+    with bench.server("ilet-httpd", link, "--mode", mode) as server:
+        bench.download(link.server4, "page")
+        client = bench.start_client("fetch", f"http://{link.server4}/file10m", 2, 6)
+        time.sleep(1)
+        reset = bench.guest.run(f"ethtool -r {link.card}")
+        fewer = bench.guest.run(f"ethtool -L {link.card} combined 1")
+        bench.guest.run(f"ethtool -L {link.card} combined 2")
+        bench.wait_for_link(link)
+        bench.notes.append(f"-r: {_word(reset)}; -L: {_word(fewer)}")
+        said, errors = client.communicate(timeout=200)
+        expect(client.returncode == 0, errors)
+        bench.check_download(json.loads(said), "file10m", 12)
+        bench.download(link.server6, "page")
+        bench.end(server, allow=("tx_stalls", "tx_unsent", "xsk_rx_dropped"))
+
+
+@for_both("mtu", "from 1,280 bytes to the driver's limit for XDP: whole packets both ways, or a refusal that says so")
+def _(bench, link, mode):
+    worked = []
+    refused = []
+    for mtu in (1280, 1400, 1500, 1771, 2000, 2300, 2700, 3028, 3050, 3400, 3498, 3750):
+        done = bench.guest.run(f"ip link set {link.card} mtu {mtu}")
+        if done.code != 0:
+            refused.append(f"{mtu} (the driver: {done.output.strip()})")
+            break
+        bench.namespace.set_mtu(link, mtu)
+        server = bench.server("ilet-echo", link, "--mode", mode)
+        try:
+            server.start()
+        except Exception as error:
+            said = str(error)
+            expect(mtu > 1800 and ("MTU" in said or "mtu" in said), f"MTU {mtu}: {said}")
+            refused.append(str(mtu))
+            server.__exit__()
+            break
+        with server:
+            warned = f"MTU {mtu}" in server.errors() or "may not" in server.errors()
+            try:
+                bench.ping(link.server4)
+                bench.echo("udp", link.server4, 1, 10, mtu - 28)
+                bench.echo("udp", link.server6, 1, 10, mtu - 48)
+                bench.echo("tcp", link.server4, 1, 10, mtu)
+                worked.append(mtu)
+            except Exception:
+                # Larger packets than are known to fit were said not to.
+                expect(warned, f"MTU {mtu} does not work, and nothing was said: {server.errors()}")
+                refused.append(f"{mtu} (warned)")
+            bench.end(server, allow=("xsk_rx_dropped",) if refused else ())
+    expect(1800 <= max(worked, default=0) or 1771 in worked, f"works: {worked}, refused: {refused}")
+    bench.notes.append(f"works: {min(worked)} to {max(worked)}; refused: {', '.join(refused) or 'none tried'}")
+
+
+def _word(done):
+    lines = done.output.strip().splitlines()
+    return "done" if done.code == 0 else (lines[-1] if lines else f"exit code {done.code}")
