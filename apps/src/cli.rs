@@ -76,6 +76,9 @@ pub struct StackArgs {
     pub queues: Vec<u32>,
 
     /// Processor core for each queue, as 0,1; as many as queues [default: 0, 1, ...]
+    ///
+    /// A core that is named again serves its queues in turn: at once if it sleeps when idle, a time slice of the kernel's
+    /// late with `--poll busy`.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub cores: Vec<usize>,
 
@@ -165,15 +168,15 @@ impl From<Poll> for interruptlet::Poll {
 /// Lists that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misuse {
-    /// One core serves one queue.
-    #[error("--queues names {queues} and --cores {cores}: give each queue a core of its own")]
+    /// Not one core for each queue.
+    #[error("--queues names {queues} and --cores {cores}: give a core for each queue")]
     CoresPerQueue {
         /// Number of queues given.
         queues: usize,
         /// Number of cores given.
         cores: usize,
     },
-    /// The same queue, core or address again.
+    /// The same queue or address again.
     #[error("{option} names {value} twice: give each one once")]
     Twice {
         /// The option.
@@ -215,7 +218,6 @@ impl StackArgs {
             return Err(Misuse::CoresPerQueue { queues, cores });
         }
         once("--queues", self.queues.iter())?;
-        once("--cores", self.cores.iter())?;
         let addresses: Vec<IpAddr> = self.addresses.iter().map(|cidr| cidr.address).collect();
         once("--address", addresses.iter())?;
         Ok(self)
@@ -380,19 +382,21 @@ mod tests {
     }
 
     #[test]
+    fn a_core_may_have_two_queues() {
+        let stack = stack("--address 192.0.2.1/24 --queues 0,1 --cores 1,1").unwrap();
+        assert_eq!(stack.checked().unwrap().cores, [1, 1]);
+    }
+
+    #[test]
     fn contradictions_are_told_in_a_line() {
         for (options, word) in [
             (
                 "--address 192.0.2.1/24 --queues 0,1 --cores 0",
-                "a core of its own",
+                "give a core for each queue",
             ),
             (
                 "--address 192.0.2.1/24 --queues 1,1",
                 "--queues names 1 twice",
-            ),
-            (
-                "--address 192.0.2.1/24 --queues 0,1 --cores 1,1",
-                "--cores names 1 twice",
             ),
             (
                 "--address 192.0.2.1/24 --address 192.0.2.1/25",

@@ -86,7 +86,7 @@ pub mod wire;
 mod worker;
 
 pub use config::{Cidr, Config, Limits, Mode, Poll};
-pub use runtime::{Attachment, Builder, Facts, Report, RunError, Stack, StartError};
+pub use runtime::{Attachment, Builder, Facts, QueueFacts, Report, RunError, Stack, StartError};
 pub use service::{DatagramFactory, DatagramService, StreamFactory, StreamService};
 /// Time as the loop sees it: microseconds since an arbitrary start, monotonic.
 pub use smoltcp::time::{Duration, Instant};

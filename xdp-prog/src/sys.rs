@@ -1,4 +1,5 @@
-//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, and an interface's MTU and flags.
+//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, and what interfaces and their drivers are
+//! asked.
 
 #![allow(unsafe_code)]
 
@@ -70,20 +71,119 @@ pub fn interface_mtu(name: &str) -> io::Result<u32> {
     u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Whether an interface of this network namespace is up and has a link (IFF_UP and IFF_RUNNING, netdevice(7)).
+/// Whether an interface of this network namespace is up and has a link: IFF_UP and IFF_RUNNING (netdevice(7)), of
+/// which the kernel tells with up to a second's delay, and, where the driver can be asked, what it says now
+/// (ETHTOOL_GLINK).
 ///
 /// # Errors
 /// As the kernel says: ENODEV if there is no such interface.
-pub fn interface_is_running(name: &str) -> io::Result<bool> {
+pub fn interface_has_link(name: &str) -> io::Result<bool> {
     const WANTED: libc::c_int = libc::IFF_UP | libc::IFF_RUNNING;
     let request = ask(name, libc::SIOCGIFFLAGS)?;
     // SAFETY: the call succeeded, so the flags are the member that it wrote.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok(libc::c_int::from(flags) & WANTED == WANTED)
+    if libc::c_int::from(flags) & WANTED != WANTED {
+        return Ok(false);
+    }
+    // struct ethtool_value: command, value.
+    const ETHTOOL_GLINK: u32 = 0xa;
+    let mut link = [ETHTOOL_GLINK, 0];
+    Ok(ethtool(name, &mut link).is_err() || link[1] != 0)
+}
+
+/// The name of the driver of an interface of this network namespace (ETHTOOL_GDRVINFO).
+///
+/// # Errors
+/// As the kernel says: ENODEV if there is no such interface, EOPNOTSUPP if its driver does not tell.
+pub fn interface_driver(name: &str) -> io::Result<String> {
+    // struct ethtool_drvinfo: the command, 32 bytes of name, and 160 of no interest.
+    const ETHTOOL_GDRVINFO: u32 = 0x3;
+    let mut info = [0; 49];
+    info[0] = ETHTOOL_GDRVINFO;
+    ethtool(name, &mut info)?;
+    let bytes: Vec<u8> = info[1..9]
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .take_while(|byte| *byte != 0)
+        .collect();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// How many receive queues an interface of this network namespace can be given (ETHTOOL_GCHANNELS).
+///
+/// # Errors
+/// As the kernel says: ENODEV if there is no such interface, EOPNOTSUPP if its driver does not tell.
+pub fn interface_queues_max(name: &str) -> io::Result<u32> {
+    // struct ethtool_channels: the command, the largest numbers of receive, transmit, other and combined channels,
+    // and the present ones.
+    const ETHTOOL_GCHANNELS: u32 = 0x3c;
+    let mut channels = [0; 9];
+    channels[0] = ETHTOOL_GCHANNELS;
+    ethtool(name, &mut channels)?;
+    Ok(channels[1].max(channels[4]))
+}
+
+/// The receive queues that an interface of this network namespace spreads flows over, in the order of its indirection
+/// table, in which each may be many times (ETHTOOL_GRXFHINDIR).
+///
+/// # Errors
+/// As the kernel says: ENODEV if there is no such interface, EOPNOTSUPP if its driver has no such table.
+pub fn interface_spread(name: &str) -> io::Result<Vec<u32>> {
+    // struct ethtool_rxfh_indir: the command, the number of entries, the entries. Asked with none, the kernel says how
+    // many there are.
+    const ETHTOOL_GRXFHINDIR: u32 = 0x38;
+    let mut size = [ETHTOOL_GRXFHINDIR, 0];
+    ethtool(name, &mut size)?;
+    let mut table = vec![0; 2 + size[1] as usize];
+    (table[0], table[1]) = (ETHTOOL_GRXFHINDIR, size[1]);
+    ethtool(name, &mut table)?;
+    Ok(table.split_off(2))
+}
+
+/// Whether the driver of an interface of this network namespace has zero-copy for AF_XDP sockets. None if the kernel
+/// does not tell (before Linux 6.3).
+pub fn interface_has_zero_copy(name: &str) -> Option<bool> {
+    // enum netdev_xdp_act (linux/netdev.h).
+    const NETDEV_XDP_ACT_XSK_ZEROCOPY: u64 = 1 << 3;
+    let index = i32::try_from(interface_index(name).ok()?).ok()?;
+    let mut options = libbpf_sys::bpf_xdp_query_opts {
+        sz: mem::size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    // SAFETY: `options` is initialised, says its own size and outlives the call, which writes no more than that.
+    check(unsafe { libbpf_sys::bpf_xdp_query(index, 0, &mut options) }).ok()?;
+    // Older kernels leave the flags at zero; a driver that has native XDP sets some.
+    (options.feature_flags != 0).then_some(options.feature_flags & NETDEV_XDP_ACT_XSK_ZEROCOPY != 0)
+}
+
+/// Asks the driver of an interface what the first word of `command` says (linux/ethtool.h); the answer takes its
+/// place. It must be as many words as the structure of that command has, with the entries that it says it has.
+fn ethtool(name: &str, command: &mut [u32]) -> io::Result<()> {
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    let mut request = request_for(name)?;
+    request.ifr_ifru.ifru_data = command.as_mut_ptr().cast();
+    // SAFETY: the kernel reads the name, and reads and writes the command's structure behind the pointer, which is as
+    // long as `command`, as each caller sees to; both outlive the call.
+    let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), SIOCETHTOOL, &mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// The answer to `question`, SIOCGIFMTU or SIOCGIFFLAGS, about an interface of this network namespace.
 fn ask(name: &str, question: libc::Ioctl) -> io::Result<libc::ifreq> {
+    let mut request = request_for(name)?;
+    // SAFETY: both questions read the name and write an integer, inside `request`, which outlives the call.
+    let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), question, &mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(request)
+}
+
+/// A question about an interface, with nothing but its name.
+fn request_for(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: all zeroes is an `ifreq`: bytes, integers and null pointers.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     // The last byte stays zero: the name is a C string.
@@ -93,11 +193,6 @@ fn ask(name: &str, question: libc::Ioctl) -> io::Result<libc::ifreq> {
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
-    }
-    // SAFETY: both questions read the name and write an integer, inside `request`, which outlives the call.
-    let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), question, &mut request) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
     }
     Ok(request)
 }

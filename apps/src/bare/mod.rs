@@ -221,8 +221,7 @@ fn close(attachment: Attachment, lane: Lane<XskPort>) -> Report {
 
 /// How frames reach the queue, in a word.
 fn mode(attachment: &Attachment) -> &'static str {
-    let mut queues = attachment.facts().zero_copy.iter();
-    if queues.any(|(_, zero_copy)| *zero_copy) {
+    if attachment.facts().is_zero_copy() {
         "zero-copy"
     } else {
         "copy"

@@ -241,7 +241,7 @@ fn print(report: &Report, as_json: bool) {
 
 fn attachment(args: &LoadArgs, facts: &Facts) -> Attachment {
     Attachment {
-        is_zero_copy: facts.zero_copy.iter().all(|(_, zero_copy)| *zero_copy),
+        is_zero_copy: facts.is_zero_copy(),
         is_native: facts.native,
         poll: match args.poll {
             crate::cli::Poll::Busy => "busy",

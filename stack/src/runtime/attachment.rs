@@ -6,12 +6,12 @@ use interruptlet_xdp::Program;
 
 use super::builder::rules;
 use super::reserve::{Reservations, reserve};
-use super::{Facts, Report, RunError, StartError, check, report};
+use super::{Facts, Report, RunError, StartError, check, queues, report};
 use crate::arena::{Arena, Frame};
 use crate::clock::MonotonicClock;
 use crate::config::Config;
 use crate::port::settle;
-use crate::port::xsk::{Bound, XskOptions, XskPort, XskStatistics, bind};
+use crate::port::xsk::{Bound, XskPort, XskStatistics};
 use crate::telemetry::Counters;
 
 /// What feeds a queue of the caller's: the XDP program on its interface. Dropping it gives the traffic back to
@@ -46,24 +46,26 @@ impl Attachment {
         udp_ports: &[u16],
     ) -> Result<(Self, XskPort, Arena), StartError> {
         let interface = check::config(config)?;
-        check::warn_of_unserved_queues(config, &interface);
         let (queue, core) = (config.queues[0], config.cores[0]);
         let reservations = reserve(config, &interface, tcp_ports, udp_ports)?;
         let program = Program::attach(&config.interface, &rules(config, tcp_ports, udp_ports))?;
-        let options = XskOptions::new(&config.interface, queue, interface.mtu, &config.limits);
-        let Bound { port, arena, mode } = bind(&options, config.mode)?;
+        queues::check_served(config, &interface)?;
+        let mut bound = queues::bind_all(config, &[queue], &interface, &program)?;
+        let facts = Facts::new(&program, &[queue], &bound);
+        let Bound { port, arena, .. } = bound.remove(0);
         let statistics = port.statistics().map_err(|source| StartError::System {
             action: "keep a second descriptor of a queue's socket",
             source,
         })?;
         program.register(queue, port.fd())?;
+        queues::wait_for_link(&interface);
         core_affinity::set_for_current(core_affinity::CoreId { id: core });
         let attachment = Self {
             interface: config.interface.clone(),
             queue,
             link: interface.link.0,
             mtu: interface.mtu,
-            facts: Facts::new(&program, [(queue, mode)].into_iter()),
+            facts,
             program,
             statistics,
             _reservations: reservations,

@@ -9,13 +9,13 @@ use interruptlet_xdp::{PortRule, Program, Protocol, Rules};
 
 use super::interface::Interface;
 use super::reserve::reserve;
-use super::{Facts, RunningWorker, Stack, StartError, check};
+use super::{Facts, RunningWorker, Stack, StartError, check, queues};
 use crate::client::ClientFactory;
 use crate::clock::{Clock, MonotonicClock};
 use crate::config::Config;
 use crate::pool::{Mailbox, Pool, Submitter};
 use crate::port::faulty::FaultyPort;
-use crate::port::xsk::{Bound, XskOptions, bind};
+use crate::port::xsk::Bound;
 use crate::service::{Budget, DatagramService, Handler, StreamService};
 use crate::tcp::StreamPort;
 use crate::telemetry::Counters;
@@ -72,24 +72,13 @@ impl Builder {
         let udp_ports: Vec<u16> = self.datagrams.iter().map(|(port, _)| *port).collect();
         check::services(&tcp_ports, &udp_ports, self.client.is_some())?;
         let interface = check::config(config)?;
-        check::warn_of_unserved_queues(config, &interface);
         let reservations = reserve(config, &interface, &tcp_ports, &udp_ports)?;
 
         let rules = rules(config, &tcp_ports, &udp_ports);
         let program = Program::attach(&config.interface, &rules)?;
-        let mut bound = Vec::new();
-        for queue in &config.queues {
-            let options = XskOptions::new(&config.interface, *queue, interface.mtu, &config.limits);
-            bound.push(bind(&options, config.mode)?);
-        }
-        let facts = Facts::new(
-            &program,
-            config
-                .queues
-                .iter()
-                .copied()
-                .zip(bound.iter().map(|bound| bound.mode)),
-        );
+        queues::check_served(config, &interface)?;
+        let bound = queues::bind_all(config, &config.queues, &interface, &program)?;
+        let facts = Facts::new(&program, &config.queues, &bound);
 
         let pool =
             Pool::start(config.slow_threads, config.limits.slow_queue).map_err(|source| {
@@ -118,6 +107,7 @@ impl Builder {
             let worker = self.start_worker(number, bound, &interface, &stack, &submitter, clock)?;
             stack.workers.push(worker);
         }
+        queues::wait_for_link(&interface);
         Ok(stack)
     }
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::StartError;
 use super::interface::{self, Interface};
+use super::{StartError, queues};
 use crate::config::{ADDRESSES_MAX, Config, Limits, MTU_MAX, MTU_MIN, SOURCES_MAX};
 use crate::port::xsk::BindError;
 
@@ -193,15 +193,7 @@ fn interface(config: &Config) -> Result<Interface, StartError> {
             mtu: interface.mtu,
         });
     }
-    if let Some(queues) = interface.queues
-        && let Some(queue) = config.queues.iter().find(|queue| **queue >= queues)
-    {
-        return Err(StartError::QueueOutOfRange {
-            interface: config.interface.clone(),
-            queue: *queue,
-            last: queues.saturating_sub(1),
-        });
-    }
+    queues::check_possible(config, &interface)?;
     for source in &config.sources {
         let at = interface
             .kernel_addresses
@@ -235,26 +227,6 @@ fn interface(config: &Config) -> Result<Interface, StartError> {
         }
     }
     Ok(interface)
-}
-
-/// What arrives for us on a queue without a worker goes to the kernel, which does not answer for our
-/// addresses.
-pub(super) fn warn_of_unserved_queues(config: &Config, interface: &Interface) {
-    let Some(queues) = interface.queues else {
-        return;
-    };
-    let unserved: Vec<String> = (0..queues)
-        .filter(|queue| !config.queues.contains(queue))
-        .map(|queue| queue.to_string())
-        .collect();
-    if !unserved.is_empty() {
-        log::warn!(
-            "{} also has queue {}: what arrives there is left to the kernel; serve all queues, or steer or \
-             reduce them (`ethtool -N`, `ethtool -L`)",
-            config.interface,
-            unserved.join(", ")
-        );
-    }
 }
 
 fn first_duplicate<T: PartialEq + Copy>(items: &[T]) -> Option<T> {

@@ -109,6 +109,24 @@ pub enum StartError {
         /// The last queue that it has.
         last: u32,
     },
+    /// The driver added queues when the XDP program was attached, to an interface of which all were served.
+    #[error(
+        "the driver of {interface} added queue {added} when the XDP program was attached, and what arrives there would be \
+         nobody's: serve all (--queues {all} --cores {cores}), have the card use the first {served} only (`ethtool -X \
+         {interface} equal {served}`), or let it have so many that it adds none (`ethtool -L {interface} combined N`)"
+    )]
+    QueuesAdded {
+        /// The interface.
+        interface: String,
+        /// The queues that are new, in a list.
+        added: String,
+        /// All queues that would be served then, as --queues takes them.
+        all: String,
+        /// A core for each, as --cores takes them: those given, in turn.
+        cores: String,
+        /// How many queues are served.
+        served: usize,
+    },
     /// No such core.
     #[error("this process may not run on core {core}: it may run on {allowed}")]
     NoSuchCore {

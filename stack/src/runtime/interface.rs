@@ -13,6 +13,7 @@ use smoltcp::wire::EthernetAddress;
 /// An interface of this network namespace.
 #[derive(Debug, Clone)]
 pub(super) struct Interface {
+    pub(super) name: String,
     pub(super) index: u32,
     pub(super) link: EthernetAddress,
     pub(super) mtu: usize,
@@ -21,6 +22,34 @@ pub(super) struct Interface {
     pub(super) kernel_addresses: Vec<(String, IpAddr)>,
     /// Receive queues, if sysfs shows this namespace.
     pub(super) queues: Option<u32>,
+    /// Receive queues that it can be given, if its driver tells.
+    pub(super) queues_max: Option<u32>,
+    /// Whether it is up and has a link.
+    pub(super) has_link: bool,
+    /// The name of its driver, if that tells.
+    pub(super) driver: Option<String>,
+}
+
+impl Interface {
+    /// As [`queues`](Self::queues), now.
+    pub(super) fn queues_now(&self) -> Option<u32> {
+        receive_queues(&self.name, self.index)
+    }
+
+    /// As [`has_link`](Self::has_link), now.
+    pub(super) fn has_link_now(&self) -> bool {
+        interruptlet_xdp::interface_has_link(&self.name).unwrap_or(false)
+    }
+
+    /// The receive queues that it spreads flows over now, if its driver tells.
+    pub(super) fn spread_now(&self) -> Option<Vec<u32>> {
+        interruptlet_xdp::interface_spread(&self.name).ok()
+    }
+
+    /// Whether its driver has zero-copy, if the kernel tells.
+    pub(super) fn has_zero_copy(&self) -> Option<bool> {
+        interruptlet_xdp::interface_has_zero_copy(&self.name)
+    }
 }
 
 /// Looks an interface up; `None` if there is none of this name, or none with a link address.
@@ -47,12 +76,16 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
         return Ok(None);
     };
     Ok(Some(Interface {
+        name: name.to_owned(),
         index,
         link,
         mtu: interruptlet_xdp::interface_mtu(name)? as usize,
         is_up,
         kernel_addresses,
         queues: receive_queues(name, index),
+        queues_max: interruptlet_xdp::interface_queues_max(name).ok(),
+        has_link: interruptlet_xdp::interface_has_link(name).unwrap_or(false),
+        driver: interruptlet_xdp::interface_driver(name).ok(),
     }))
 }
 

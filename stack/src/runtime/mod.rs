@@ -1,6 +1,7 @@
 //! Starting and stopping a stack. This file has the running stack: its health, its report, its end.
 //! `check` refuses what cannot work before anything is changed, `reserve` takes ports and groups from
-//! the kernel, and `builder` puts the parts together. `attachment` does the same for one queue without a
+//! the kernel, `queues` binds the queues and looks what the attachment made of them, and `builder` puts the parts
+//! together. `attachment` does the same for one queue without a
 //! stack.
 
 mod attachment;
@@ -8,13 +9,14 @@ mod builder;
 mod check;
 mod error;
 mod interface;
+mod queues;
 mod report;
 mod reserve;
 
 pub use attachment::Attachment;
 pub use builder::Builder;
 pub use error::{RunError, StartError};
-pub use report::{Facts, Report};
+pub use report::{Facts, QueueFacts, Report};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -3,7 +3,7 @@
 use interruptlet_xdp::{AttachMode, Program};
 
 use crate::arena::{Arena, FrameCount};
-use crate::port::xsk::{BindMode, XskStatistics};
+use crate::port::xsk::{BindMode, Bound, WhyCopy, XskStatistics};
 use crate::telemetry::Counters;
 
 /// How the stack is attached, for its user to see.
@@ -13,20 +13,44 @@ pub struct Facts {
     pub native: bool,
     /// Why not, if not.
     pub native_refusal: Option<String>,
-    /// Whether each queue is bound in zero-copy mode, by queue.
-    pub zero_copy: Vec<(u32, bool)>,
+    /// How each queue is bound.
+    pub queues: Vec<QueueFacts>,
+}
+
+/// How a queue is bound.
+#[derive(Debug, Clone)]
+pub struct QueueFacts {
+    /// The queue.
+    pub queue: u32,
+    /// Its mode.
+    pub mode: BindMode,
+    /// Why it is not in zero-copy mode, if it is not.
+    pub why_copy: Option<WhyCopy>,
 }
 
 impl Facts {
-    /// Those of `program` and of queues bound as `modes` says.
-    pub(super) fn new(program: &Program, modes: impl Iterator<Item = (u32, BindMode)>) -> Self {
+    /// Those of `program` and of `queues` with their sockets.
+    pub(super) fn new(program: &Program, queues: &[u32], bound: &[Bound]) -> Self {
         Self {
             native: program.mode() == AttachMode::Native,
             native_refusal: program.native_refusal().map(ToString::to_string),
-            zero_copy: modes
-                .map(|(queue, mode)| (queue, mode == BindMode::ZeroCopy))
+            queues: queues
+                .iter()
+                .zip(bound)
+                .map(|(queue, bound)| QueueFacts {
+                    queue: *queue,
+                    mode: bound.mode,
+                    why_copy: bound.why_copy.clone(),
+                })
                 .collect(),
         }
+    }
+
+    /// Whether all queues are in zero-copy mode.
+    pub fn is_zero_copy(&self) -> bool {
+        self.queues
+            .iter()
+            .all(|queue| queue.mode == BindMode::ZeroCopy)
     }
 }
 
@@ -37,9 +61,15 @@ impl std::fmt::Display for Facts {
             (false, None) => f.write_str("XDP generic")?,
             (false, Some(refusal)) => write!(f, "XDP generic (native: {refusal})")?,
         }
-        for (queue, zero_copy) in &self.zero_copy {
-            let mode = if *zero_copy { "zero-copy" } else { "copy" };
-            write!(f, ", queue {queue} {mode}")?;
+        for queue in &self.queues {
+            let mode = match queue.mode {
+                BindMode::ZeroCopy => "zero-copy",
+                BindMode::Copy => "copy",
+            };
+            write!(f, ", queue {} {mode}", queue.queue)?;
+            if let Some(why) = &queue.why_copy {
+                write!(f, " ({why})")?;
+            }
         }
         Ok(())
     }
@@ -51,7 +81,8 @@ pub struct Report {
     /// Names and values of all counters, summed over the workers.
     pub counters: Vec<(&'static str, u64)>,
     /// Names and values of the kernel's counters, in packets: the XDP program's, then, beginning with
-    /// `xsk_`, those of the sockets, summed over the queues. Those that could not be read are missing.
+    /// `xsk_`, those of the sockets, summed over the queues: packets that were lost, but for `xsk_fill_waits`, how often
+    /// a driver in zero-copy mode found no frame to receive into ahead of time. Those that could not be read are missing.
     pub xdp: Vec<(&'static str, u64)>,
     /// Frames by owner, by queue.
     pub frames: Vec<(u32, FrameCount)>,
@@ -131,6 +162,31 @@ pub(super) fn final_frames(
 mod tests {
     use super::*;
     use crate::arena::Owner;
+
+    #[test]
+    fn the_facts_say_how_each_queue_is_bound_and_why() {
+        let queue = |queue, mode, why_copy| QueueFacts {
+            queue,
+            mode,
+            why_copy,
+        };
+        let driver = Some("veth".to_owned());
+        let mut facts = Facts {
+            native: true,
+            native_refusal: None,
+            queues: vec![
+                queue(0, BindMode::ZeroCopy, None),
+                queue(1, BindMode::Copy, Some(WhyCopy::Driver { driver })),
+            ],
+        };
+        assert_eq!(
+            facts.to_string(),
+            "XDP native, queue 0 zero-copy, queue 1 copy (veth has no zero-copy in this kernel)"
+        );
+        assert!(!facts.is_zero_copy());
+        facts.queues.pop();
+        assert!(facts.is_zero_copy());
+    }
 
     #[test]
     fn counters_are_summed_by_name() {

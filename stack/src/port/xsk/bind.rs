@@ -1,5 +1,6 @@
 //! Binding a queue: which mode, and waiting for a queue that somebody is just leaving.
 
+use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,75 @@ pub struct Bound {
     pub arena: Arena,
     /// How it is bound.
     pub mode: BindMode,
+    /// Why not in zero-copy mode, if it is not.
+    pub why_copy: Option<WhyCopy>,
+}
+
+/// Why a queue is not in zero-copy mode. Displayed in some words, with what would change it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhyCopy {
+    /// Copy mode was asked for.
+    Asked,
+    /// The XDP program runs in the kernel's generic mode, behind the driver.
+    GenericXdp,
+    /// The driver has no zero-copy, as the kernel says.
+    Driver {
+        /// The driver's name, if known.
+        driver: Option<String>,
+    },
+    /// Its frames are more than may be locked in memory.
+    Memory {
+        /// How much they are.
+        mebibytes: u32,
+    },
+    /// The driver has zero-copy, but not for this queue as it is now.
+    Refused {
+        /// The driver's name, if known.
+        driver: Option<String>,
+        /// The MTU of the interface, in bytes.
+        mtu: usize,
+        /// The kernel's answer, an error number.
+        errno: i32,
+    },
+}
+
+impl fmt::Display for WhyCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |driver: &Option<String>| driver.clone().unwrap_or("the driver".to_owned());
+        match self {
+            Self::Asked => f.write_str("copy mode was asked for"),
+            Self::GenericXdp => f.write_str("zero-copy needs native XDP"),
+            Self::Driver { driver } => {
+                write!(f, "{} has no zero-copy in this kernel", name(driver))
+            }
+            Self::Memory { mebibytes } => write!(
+                f,
+                "zero-copy needs {mebibytes} MiB of locked memory for each queue: raise `ulimit -l` or grant CAP_IPC_LOCK"
+            ),
+            Self::Refused { driver, mtu, errno } => {
+                let (driver, answer) = (name(driver), answer(*errno));
+                write!(f, "{driver} refused zero-copy: {answer}")?;
+                match *errno {
+                    libc::EBUSY => f.write_str("; something else uses the queue"),
+                    _ if *mtu > ORDINARY_MTU => write!(f, "; an MTU below {mtu} may help"),
+                    _ => f.write_str("; `dmesg` may say why"),
+                }
+            }
+        }
+    }
+}
+
+/// Beyond this MTU, in bytes, it is the first that a driver's refusal may be about.
+const ORDINARY_MTU: usize = 1500;
+
+/// What an error number means, without the number.
+fn answer(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
 }
 
 /// Why a queue could not be bound. One line each: what, why, what to do.
@@ -61,17 +131,17 @@ pub enum BindError {
         /// How long it was tried.
         seconds: u64,
     },
-    /// The driver has no zero-copy, and nothing else was allowed.
+    /// There is no zero-copy, and nothing else was allowed.
     #[error(
-        "the driver of {interface} cannot bind queue {queue} in zero-copy mode ({source}): use --mode auto or copy"
+        "queue {queue} of {interface} cannot be in zero-copy mode ({why}): use --mode auto or copy"
     )]
     NoZeroCopy {
         /// The interface.
         interface: String,
         /// The queue.
         queue: u32,
-        /// The kernel's answer.
-        source: io::Error,
+        /// Why not.
+        why: WhyCopy,
     },
     /// Any other refusal of the kernel to open or bind an AF_XDP socket.
     #[error(
@@ -94,15 +164,29 @@ pub enum BindError {
 ///
 /// See [`BindError`]; nothing is left open.
 pub fn bind(options: &XskOptions, mode: Mode) -> Result<Bound, BindError> {
-    let mut bind_mode = match mode {
-        Mode::Auto | Mode::ZeroCopy => BindMode::ZeroCopy,
-        Mode::Copy => BindMode::Copy,
+    let mut why_copy = match mode {
+        Mode::Copy => Some(WhyCopy::Asked),
+        Mode::Auto | Mode::ZeroCopy => options.no_zero_copy.clone(),
     };
     let queue = options.queue;
-    let interface = options.interface.clone();
+    let interface = &options.interface;
+    if mode == Mode::ZeroCopy
+        && let Some(why) = why_copy
+    {
+        let interface = interface.clone();
+        return Err(BindError::NoZeroCopy {
+            interface,
+            queue,
+            why,
+        });
+    }
     let until = Instant::now() + Duration::from_secs(BUSY_TIMEOUT_SECONDS);
     let mut said = false;
     loop {
+        let bind_mode = match why_copy {
+            Some(_) => BindMode::Copy,
+            None => BindMode::ZeroCopy,
+        };
         let error = match XskPort::open(options, bind_mode) {
             Ok((port, arena)) => {
                 warn_of_large_packets(options, bind_mode);
@@ -110,53 +194,86 @@ pub fn bind(options: &XskOptions, mode: Mode) -> Result<Bound, BindError> {
                     port,
                     arena,
                     mode: bind_mode,
+                    why_copy,
                 });
             }
             Err(error) => error,
         };
-        match error.raw_os_error() {
-            Some(libc::EBUSY) if Instant::now() < until => {
-                if !said {
-                    log::warn!("queue {queue} of {interface} is busy: waiting for it");
-                    said = true;
-                }
-                std::thread::sleep(BUSY_RETRY);
+        if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until {
+            if !said {
+                log::warn!("queue {queue} of {interface} is busy: waiting for it");
+                said = true;
             }
-            Some(libc::EBUSY) => {
-                return Err(BindError::QueueBusy {
-                    interface,
-                    queue,
-                    seconds: BUSY_TIMEOUT_SECONDS,
-                });
-            }
-            Some(libc::EPERM | libc::EACCES) => return Err(BindError::MissingNetRaw),
-            // What locked memory beyond the limit is answered with.
-            Some(libc::ENOBUFS) => {
-                return Err(BindError::MissingIpcLock {
-                    queue,
-                    mebibytes: options.locked_mebibytes(bind_mode),
-                });
-            }
-            Some(libc::ENETDOWN) => return Err(BindError::InterfaceDown { interface }),
-            _ if bind_mode == BindMode::ZeroCopy && mode == Mode::Auto => {
-                log::info!("queue {queue} of {interface}: no zero-copy ({error}), using copy mode");
-                bind_mode = BindMode::Copy;
-            }
-            _ if bind_mode == BindMode::ZeroCopy => {
-                return Err(BindError::NoZeroCopy {
-                    interface,
-                    queue,
-                    source: error,
-                });
-            }
-            _ => {
-                return Err(BindError::Refused {
-                    interface,
-                    queue,
-                    source: error,
-                });
-            }
+            std::thread::sleep(BUSY_RETRY);
+            continue;
         }
+        match refused(error, options, mode, bind_mode) {
+            Refusal::Final(error) => return Err(error),
+            Refusal::TryCopy(why) => why_copy = Some(why),
+        }
+    }
+}
+
+/// What follows from a refusal of the kernel's.
+#[derive(Debug)]
+enum Refusal {
+    /// Copy mode may do.
+    TryCopy(WhyCopy),
+    /// Nothing else may.
+    Final(BindError),
+}
+
+/// What follows from the answer `source` to binding in `bind_mode`, where `mode` was asked for.
+fn refused(source: io::Error, options: &XskOptions, mode: Mode, bind_mode: BindMode) -> Refusal {
+    let (interface, queue) = (options.interface.clone(), options.queue);
+    let mebibytes = options.locked_mebibytes(bind_mode);
+    let errno = source.raw_os_error();
+    match errno {
+        Some(libc::EPERM | libc::EACCES) => return Refusal::Final(BindError::MissingNetRaw),
+        Some(libc::ENETDOWN) => return Refusal::Final(BindError::InterfaceDown { interface }),
+        _ => {}
+    }
+    if bind_mode == BindMode::ZeroCopy {
+        let driver = options.driver.clone();
+        let why = match errno {
+            Some(libc::ENOBUFS) => WhyCopy::Memory { mebibytes },
+            Some(libc::EOPNOTSUPP) => WhyCopy::Driver { driver },
+            _ => WhyCopy::Refused {
+                driver,
+                mtu: options.mtu,
+                errno: errno.unwrap_or(libc::EINVAL),
+            },
+        };
+        return match (mode, errno) {
+            (Mode::Auto, _) => Refusal::TryCopy(why),
+            (_, Some(libc::EBUSY | libc::ENOBUFS)) => {
+                Refusal::Final(failure(source, interface, queue, mebibytes))
+            }
+            _ => Refusal::Final(BindError::NoZeroCopy {
+                interface,
+                queue,
+                why,
+            }),
+        };
+    }
+    Refusal::Final(failure(source, interface, queue, mebibytes))
+}
+
+/// What is said of a refusal that has nothing to do with the mode.
+fn failure(source: io::Error, interface: String, queue: u32, mebibytes: u32) -> BindError {
+    match source.raw_os_error() {
+        Some(libc::EBUSY) => BindError::QueueBusy {
+            interface,
+            queue,
+            seconds: BUSY_TIMEOUT_SECONDS,
+        },
+        // What locked memory beyond the limit is answered with.
+        Some(libc::ENOBUFS) => BindError::MissingIpcLock { queue, mebibytes },
+        _ => BindError::Refused {
+            interface,
+            queue,
+            source,
+        },
     }
 }
 
@@ -175,5 +292,119 @@ fn warn_of_large_packets(options: &XskOptions, mode: BindMode) {
              bytes, and the MTU is {mtu}: if long packets are lost, set it with `ip link set {interface} mtu {max}`, \
              or use copy mode"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+
+    fn options(mtu: usize) -> XskOptions {
+        XskOptions {
+            driver: Some("igb".to_owned()),
+            ..XskOptions::new("eth0", 2, mtu, &Limits::default())
+        }
+    }
+
+    fn answered(errno: i32, mtu: usize, mode: Mode, bind_mode: BindMode) -> Refusal {
+        let source = io::Error::from_raw_os_error(errno);
+        refused(source, &options(mtu), mode, bind_mode)
+    }
+
+    #[test]
+    fn a_refusal_of_zero_copy_is_said_in_the_same_words_in_both_modes() {
+        for (errno, mtu, words) in [
+            (
+                libc::EOPNOTSUPP,
+                1500,
+                "igb has no zero-copy in this kernel",
+            ),
+            (
+                libc::EINVAL,
+                1500,
+                "igb refused zero-copy: Invalid argument; `dmesg` may say why",
+            ),
+            (
+                libc::EINVAL,
+                3000,
+                "igb refused zero-copy: Invalid argument; an MTU below 3000 may help",
+            ),
+            (
+                libc::ENOMEM,
+                1500,
+                "igb refused zero-copy: Cannot allocate memory; `dmesg` may say why",
+            ),
+        ] {
+            let auto = answered(errno, mtu, Mode::Auto, BindMode::ZeroCopy);
+            let Refusal::TryCopy(why) = auto else {
+                panic!("{auto:?}")
+            };
+            assert_eq!(why.to_string(), words);
+            let only = answered(errno, mtu, Mode::ZeroCopy, BindMode::ZeroCopy);
+            let Refusal::Final(error) = only else {
+                panic!("{only:?}")
+            };
+            let line = error.to_string();
+            assert!(
+                line.contains(words) && line.contains("queue 2 of eth0"),
+                "{line}"
+            );
+            assert!(line.ends_with(": use --mode auto or copy"), "{line}");
+        }
+    }
+
+    #[test]
+    fn zero_copy_is_given_up_for_lack_of_memory_where_copy_mode_may_do_with_less() {
+        let auto = answered(libc::ENOBUFS, 1500, Mode::Auto, BindMode::ZeroCopy);
+        assert!(
+            matches!(auto, Refusal::TryCopy(WhyCopy::Memory { mebibytes: 16 })),
+            "{auto:?}"
+        );
+        for (mode, bind_mode, needed) in [
+            (Mode::ZeroCopy, BindMode::ZeroCopy, 16),
+            (Mode::Auto, BindMode::Copy, 8),
+        ] {
+            let only = answered(libc::ENOBUFS, 1500, mode, bind_mode);
+            assert!(
+                matches!(
+                    only,
+                    Refusal::Final(BindError::MissingIpcLock { queue: 2, mebibytes }) if mebibytes == needed
+                ),
+                "{only:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_no_mode_changes_is_final() {
+        for (errno, word) in [
+            (libc::EPERM, "CAP_NET_RAW"),
+            (libc::ENETDOWN, "eth0 is down"),
+        ] {
+            let Refusal::Final(error) = answered(errno, 1500, Mode::Auto, BindMode::ZeroCopy)
+            else {
+                panic!("{word}")
+            };
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        for (errno, word) in [(libc::EBUSY, "in use"), (libc::EINVAL, "dmesg")] {
+            let Refusal::Final(error) = answered(errno, 1500, Mode::Auto, BindMode::Copy) else {
+                panic!("{word}")
+            };
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_before_needs_no_try() {
+        let options = XskOptions {
+            no_zero_copy: Some(WhyCopy::GenericXdp),
+            ..options(1500)
+        };
+        // There is no such interface: it would say something else if it were tried.
+        let error = bind(&options, Mode::ZeroCopy).unwrap_err();
+        let line = error.to_string();
+        assert!(line.contains("zero-copy needs native XDP"), "{line}");
     }
 }

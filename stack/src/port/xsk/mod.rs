@@ -13,7 +13,7 @@ mod kick;
 #[cfg(test)]
 mod privileged;
 
-pub use bind::{BindError, Bound, bind};
+pub use bind::{BindError, Bound, WhyCopy, bind};
 
 use std::io;
 use std::num::NonZeroU32;
@@ -67,6 +67,10 @@ pub struct XskOptions {
     pub ring_entries: u32,
     /// Frames kept on the FILL ring, at most `ring_entries`.
     pub fill_target: u32,
+    /// Why zero-copy need not be tried, if that is known before.
+    pub no_zero_copy: Option<WhyCopy>,
+    /// The name of the driver, if known: for what is said about it.
+    pub driver: Option<String>,
     /// Loans at most (see [`Arena::lend`]).
     pub loans_max: u32,
     /// Ask for busy polling on this socket in copy mode. In zero-copy mode it never is asked for: there the kernel
@@ -86,6 +90,8 @@ impl XskOptions {
             mtu,
             ring_entries: limits.ring_entries,
             fill_target: limits.fill_target,
+            no_zero_copy: None,
+            driver: None,
             loans_max: limits.loans,
             busy_poll: true,
         }
@@ -388,7 +394,10 @@ impl XskPort {
     /// If the process has no descriptor left.
     pub(crate) fn statistics(&self) -> io::Result<XskStatistics> {
         let socket = self.fd().try_clone_to_owned()?;
-        Ok(XskStatistics { socket })
+        Ok(XskStatistics {
+            socket,
+            mode: self.mode,
+        })
     }
 
     fn refill(&mut self, arena: &mut Arena) {
@@ -510,7 +519,7 @@ impl XskPort {
             Look::Overdue => {
                 let untaken = self.ring_entries.saturating_sub(self.tx.nb_free_exact());
                 // If it cannot be asked it is gone, which the runtime watches.
-                let has_link = interruptlet_xdp::interface_is_running(interface).unwrap_or(false);
+                let has_link = interruptlet_xdp::interface_has_link(interface).unwrap_or(false);
                 match self.watch.overdue(now, sending, untaken, has_link) {
                     Cure::Wait => {}
                     Cure::Count => counters.tx_stalls.increment(),
@@ -562,15 +571,17 @@ fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
 #[derive(Debug)]
 pub(crate) struct XskStatistics {
     socket: OwnedFd,
+    mode: BindMode,
 }
 
 impl XskStatistics {
-    /// Names and values, of what never became a frame that the stack received or sent.
+    /// Names and values, of what never became a frame that the stack received or sent, but for `xsk_fill_waits`, which
+    /// is no loss.
     ///
     /// # Errors
     ///
     /// As the kernel says; none is known for an open socket.
-    pub(crate) fn read(&self) -> io::Result<[(&'static str, u64); 5]> {
+    pub(crate) fn read(&self) -> io::Result<[(&'static str, u64); 6]> {
         let mut counted = libc::xdp_statistics {
             rx_dropped: 0,
             rx_invalid_descs: 0,
@@ -595,19 +606,31 @@ impl XskStatistics {
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok([
-            // For any other reason, such as a packet that is too large for a frame. In copy mode those
-            // that found the FILL ring empty are among them.
-            ("xsk_rx_dropped", counted.rx_dropped),
-            // The core did not look often enough.
-            ("xsk_rx_ring_full", counted.rx_ring_full),
-            // The core did not refill often enough, or had no frames left to refill with.
-            ("xsk_fill_ring_empty", counted.rx_fill_ring_empty_descs),
-            // Entries of ours that the kernel did not accept: a defect.
-            ("xsk_rx_invalid", counted.rx_invalid_descs),
-            ("xsk_tx_invalid", counted.tx_invalid_descs),
-        ])
+        Ok(named(&counted, self.mode))
     }
+}
+
+/// The kernel's counters of a socket in `mode`, with what each means there.
+fn named(counted: &libc::xdp_statistics, mode: BindMode) -> [(&'static str, u64); 6] {
+    let (fill_ring_empty, fill_waits) = match mode {
+        BindMode::Copy => (counted.rx_fill_ring_empty_descs, 0),
+        BindMode::ZeroCopy => (0, counted.rx_fill_ring_empty_descs),
+    };
+    [
+        // For any other reason, such as a packet that is too large for a frame. In copy mode those
+        // that found the FILL ring empty are among them.
+        ("xsk_rx_dropped", counted.rx_dropped),
+        // The core did not look often enough.
+        ("xsk_rx_ring_full", counted.rx_ring_full),
+        // The core did not refill often enough, or had no frames left to refill with.
+        ("xsk_fill_ring_empty", fill_ring_empty),
+        // In zero-copy mode: the driver wanted frames for packets to come, and goes on with those it has. What is
+        // lost when it has none is in the driver's counters only (`ethtool -S`).
+        ("xsk_fill_waits", fill_waits),
+        // Entries of ours that the kernel did not accept: a defect.
+        ("xsk_rx_invalid", counted.rx_invalid_descs),
+        ("xsk_tx_invalid", counted.tx_invalid_descs),
+    ]
 }
 
 impl Port for XskPort {
@@ -804,6 +827,29 @@ mod tests {
         let options = with_mtu(1500);
         assert_eq!(options.locked_mebibytes(BindMode::Copy), 8);
         assert_eq!(options.locked_mebibytes(BindMode::ZeroCopy), 16);
+    }
+
+    #[test]
+    fn a_driver_that_waits_for_frames_has_lost_none() {
+        let counted = libc::xdp_statistics {
+            rx_dropped: 1,
+            rx_invalid_descs: 2,
+            tx_invalid_descs: 3,
+            rx_ring_full: 4,
+            rx_fill_ring_empty_descs: 5,
+            tx_ring_empty_descs: 6,
+        };
+        let value = |mode, name| {
+            let named = named(&counted, mode);
+            let found = named.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| *value)
+        };
+        for (mode, empty, waits) in [(BindMode::Copy, 5, 0), (BindMode::ZeroCopy, 0, 5)] {
+            assert_eq!(value(mode, "xsk_fill_ring_empty"), Some(empty), "{mode:?}");
+            assert_eq!(value(mode, "xsk_fill_waits"), Some(waits), "{mode:?}");
+            assert_eq!(value(mode, "xsk_rx_dropped"), Some(1), "{mode:?}");
+            assert_eq!(value(mode, "xsk_rx_ring_full"), Some(4), "{mode:?}");
+        }
     }
 
     #[test]

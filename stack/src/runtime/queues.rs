@@ -1,0 +1,319 @@
+//! The queues of the interface around the attachment of the XDP program, which may change them: a driver may add some,
+//! and may take the link down for a while. Binds those that are to be served.
+
+use std::time::Duration;
+
+use interruptlet_xdp::{AttachMode, Program};
+
+use super::StartError;
+use super::interface::Interface;
+use crate::config::Config;
+use crate::port::xsk::{Bound, WhyCopy, XskOptions, bind};
+
+/// How long a link that the attachment took down is waited for, and how often it is looked at.
+const LINK_TIMEOUT: Duration = Duration::from_secs(5);
+const LINK_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Checks that the queues asked for can be there. Before the attachment: a driver may add some then, up to as many as it
+/// can have.
+pub(super) fn check_possible(config: &Config, interface: &Interface) -> Result<(), StartError> {
+    let queues = interface.queues.max(interface.queues_max);
+    check_range(config, interface.queues.and(queues))
+}
+
+/// Checks, after the attachment, that the queues asked for are there, and that what arrives for us arrives at them.
+pub(super) fn check_served(config: &Config, interface: &Interface) -> Result<(), StartError> {
+    let now = interface.queues_now();
+    check_range(config, now)?;
+    let spread = interface.spread_now();
+    match served(&config.queues, interface.queues, now, spread.as_deref()) {
+        Served::All => Ok(()),
+        Served::Some { unserved } => {
+            log::warn!(
+                "{} also has queue {}: what arrives there is left to the kernel; serve all queues, or steer or \
+                 reduce them (`ethtool -N`, `ethtool -L`)",
+                config.interface,
+                list(&unserved)
+            );
+            Ok(())
+        }
+        Served::Added { added } => Err(queues_added(config, &added)),
+    }
+}
+
+/// Binds `queues` as the configuration says, in their order.
+pub(super) fn bind_all(
+    config: &Config,
+    queues: &[u32],
+    interface: &Interface,
+    program: &Program,
+) -> Result<Vec<Bound>, StartError> {
+    let no_zero_copy = no_zero_copy(
+        program.mode(),
+        interface.has_zero_copy(),
+        interface.driver.as_deref(),
+    );
+    let mut bound = Vec::new();
+    for queue in queues {
+        let options = XskOptions {
+            no_zero_copy: no_zero_copy.clone(),
+            driver: interface.driver.clone(),
+            ..XskOptions::new(&config.interface, *queue, interface.mtu, &config.limits)
+        };
+        bound.push(bind(&options, config.mode)?);
+    }
+    Ok(bound)
+}
+
+/// Waits for the link if it was there before the attachment, for some seconds at most; says so if it does not come back.
+pub(super) fn wait_for_link(interface: &Interface) {
+    let is_back = link_came_back(
+        interface.has_link,
+        || interface.has_link_now(),
+        std::thread::sleep,
+    );
+    if !is_back {
+        log::warn!(
+            "the link of {} went down when the XDP program was attached and is not back after {} seconds: nothing can \
+             arrive until it is",
+            interface.name,
+            LINK_TIMEOUT.as_secs()
+        );
+    }
+}
+
+fn check_range(config: &Config, queues: Option<u32>) -> Result<(), StartError> {
+    if let Some(queues) = queues
+        && let Some(queue) = config.queues.iter().find(|queue| **queue >= queues)
+    {
+        return Err(StartError::QueueOutOfRange {
+            interface: config.interface.clone(),
+            queue: *queue,
+            last: queues.saturating_sub(1),
+        });
+    }
+    Ok(())
+}
+
+/// Which of an interface's queues have a worker.
+#[derive(Debug, PartialEq, Eq)]
+enum Served {
+    All,
+    /// Not all had one before the attachment, or no flow is spread to the others: the user steers what is ours.
+    Some {
+        unserved: Vec<u32>,
+    },
+    /// All had one before the attachment, and these are new and get flows, for all the kernel tells.
+    Added {
+        added: Vec<u32>,
+    },
+}
+
+/// Compares the queues that have a worker with those that there were before the attachment, those that there are now, and
+/// those that flows are spread over; `None` if the kernel does not tell.
+fn served(
+    workers: &[u32],
+    before: Option<u32>,
+    now: Option<u32>,
+    spread: Option<&[u32]>,
+) -> Served {
+    let has_worker = |queue: &u32| workers.contains(queue);
+    let unserved: Vec<u32> = (0..now.unwrap_or(0))
+        .filter(|queue| !has_worker(queue))
+        .collect();
+    let all_before = before.is_some_and(|before| (0..before).all(|queue| has_worker(&queue)));
+    let is_steered = spread.is_some_and(|spread| spread.iter().all(has_worker));
+    if unserved.is_empty() {
+        Served::All
+    } else if all_before && !is_steered {
+        Served::Added { added: unserved }
+    } else {
+        Served::Some { unserved }
+    }
+}
+
+fn queues_added(config: &Config, added: &[u32]) -> StartError {
+    let all: Vec<u32> = config.queues.iter().chain(added).copied().collect();
+    let cores: Vec<usize> = config
+        .cores
+        .iter()
+        .cycle()
+        .take(all.len())
+        .copied()
+        .collect();
+    StartError::QueuesAdded {
+        interface: config.interface.clone(),
+        added: list(added),
+        all: list(&all).replace(' ', ""),
+        cores: list(&cores).replace(' ', ""),
+        served: config.queues.len(),
+    }
+}
+
+/// Why zero-copy need not be tried, if that is so: where the program runs, and what the kernel says of the driver.
+fn no_zero_copy(
+    mode: AttachMode,
+    has_zero_copy: Option<bool>,
+    driver: Option<&str>,
+) -> Option<WhyCopy> {
+    match (has_zero_copy, mode) {
+        (Some(false), _) => Some(WhyCopy::Driver {
+            driver: driver.map(str::to_owned),
+        }),
+        (_, AttachMode::Generic) => Some(WhyCopy::GenericXdp),
+        (_, AttachMode::Native) => None,
+    }
+}
+
+/// Whether the link is as it was before; waits for that by `pause`.
+fn link_came_back(
+    had_link: bool,
+    mut has_link: impl FnMut() -> bool,
+    mut pause: impl FnMut(Duration),
+) -> bool {
+    let mut waited = Duration::ZERO;
+    loop {
+        if !had_link || has_link() {
+            return true;
+        }
+        if waited >= LINK_TIMEOUT {
+            return false;
+        }
+        pause(LINK_LOOK_EVERY);
+        waited += LINK_LOOK_EVERY;
+    }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    items.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_without_a_worker_are_named_and_added_ones_refused() {
+        let some = |unserved: &[u32]| Served::Some {
+            unserved: unserved.to_vec(),
+        };
+        let added = |added: &[u32]| Served::Added {
+            added: added.to_vec(),
+        };
+        for (workers, before, now, expected) in [
+            (&[0][..], Some(1), Some(1), Served::All),
+            (&[0, 1], Some(2), Some(2), Served::All),
+            // virtio_net: two became four.
+            (&[0, 1], Some(2), Some(4), added(&[2, 3])),
+            (&[1, 0], Some(2), Some(4), added(&[2, 3])),
+            // As the refusal advises.
+            (&[0, 1, 2, 3], Some(2), Some(4), Served::All),
+            (&[0, 1, 2], Some(2), Some(4), added(&[3])),
+            // The user steers, then and now.
+            (&[0], Some(2), Some(2), some(&[1])),
+            (&[1], Some(2), Some(4), some(&[0, 2, 3])),
+            // The kernel does not tell, or the queues became fewer.
+            (&[0], None, Some(2), some(&[1])),
+            (&[0], Some(2), None, Served::All),
+            (&[0], Some(2), Some(1), Served::All),
+        ] {
+            let result = served(workers, before, now, None);
+            assert_eq!(result, expected, "{workers:?} of {before:?}, {now:?}");
+        }
+        // The card's table says where flows go.
+        for (spread, expected) in [
+            (&[0, 1, 2, 3, 0, 1, 2, 3], added(&[2, 3])),
+            (&[0, 1, 0, 1, 0, 1, 0, 1], some(&[2, 3])),
+        ] {
+            let result = served(&[0, 1], Some(2), Some(4), Some(spread));
+            assert_eq!(result, expected, "{spread:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_for_added_queues_names_them_and_both_ways_out() {
+        let mut config = Config::new("eth7");
+        config.queues = vec![0, 1];
+        config.cores = vec![2, 3];
+        let line = queues_added(&config, &[2, 3]).to_string();
+        for part in [
+            "queue 2, 3",
+            "eth7",
+            "--queues 0,1,2,3 --cores 2,3,2,3",
+            "ethtool -X eth7 equal 2",
+            "ethtool -L eth7",
+        ] {
+            assert!(line.contains(part), "no {part:?} in: {line}");
+        }
+        assert!(!line.contains('\n') && !line.contains("  "), "{line}");
+    }
+
+    #[test]
+    fn queues_are_in_range_of_what_there_is_or_may_be() {
+        let with_queues = |queues: &[u32]| {
+            let mut config = Config::new("eth7");
+            config.queues = queues.to_vec();
+            config
+        };
+        check_range(&with_queues(&[0, 3]), Some(4)).unwrap();
+        check_range(&with_queues(&[9]), None).unwrap();
+        let error = check_range(&with_queues(&[0, 4]), Some(4)).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StartError::QueueOutOfRange {
+                    queue: 4,
+                    last: 3,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn zero_copy_is_not_tried_where_it_cannot_be() {
+        let veth = || Some("veth".to_owned());
+        for (mode, has_zero_copy, expected) in [
+            (AttachMode::Native, Some(true), None),
+            (AttachMode::Native, None, None),
+            (
+                AttachMode::Native,
+                Some(false),
+                Some(WhyCopy::Driver { driver: veth() }),
+            ),
+            (
+                AttachMode::Generic,
+                Some(false),
+                Some(WhyCopy::Driver { driver: veth() }),
+            ),
+            (AttachMode::Generic, Some(true), Some(WhyCopy::GenericXdp)),
+            (AttachMode::Generic, None, Some(WhyCopy::GenericXdp)),
+        ] {
+            assert_eq!(no_zero_copy(mode, has_zero_copy, Some("veth")), expected);
+        }
+    }
+
+    #[test]
+    fn a_link_that_was_there_is_waited_for_with_a_bound() {
+        let wait = |had_link: bool, up_after: Option<Duration>| {
+            let mut waited = Duration::ZERO;
+            let looked_at = std::cell::Cell::new(Duration::ZERO);
+            let is_back = link_came_back(
+                had_link,
+                || up_after.is_some_and(|after| looked_at.get() >= after),
+                |pause| {
+                    waited += pause;
+                    looked_at.set(waited);
+                },
+            );
+            (is_back, waited)
+        };
+        assert_eq!(wait(true, Some(Duration::ZERO)), (true, Duration::ZERO));
+        let second = Duration::from_secs(1);
+        assert_eq!(wait(true, Some(second)), (true, second));
+        assert_eq!(wait(true, None), (false, LINK_TIMEOUT));
+        assert_eq!(wait(false, None), (true, Duration::ZERO));
+    }
+}
