@@ -250,6 +250,9 @@ counters! {
     tcp_resets,
     /// ARP requests and neighbour solicitations answered.
     neighbour_messages,
+    /// ARP requests, neighbour solicitations and echo requests answered that arrived on a queue without a worker
+    /// (and count as nothing else).
+    unserved_queue_answers,
     /// ARP requests and neighbour solicitations sent, to find a next hop.
     neighbours_asked,
     /// ARP packets and neighbour advertisements that told a next hop's link address.

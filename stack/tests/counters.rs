@@ -112,6 +112,10 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("flows_engine", PUBLISHED),
     ("flows_time_wait", PUBLISHED),
     (
+        "unserved_queue_answers",
+        "counted by the runtime, beside the workers",
+    ),
+    (
         "ring_errors",
         "only AF_XDP has rings shared with the kernel",
     ),

@@ -33,10 +33,11 @@ use attach::{Attached, Target};
 use load::Loaded;
 
 pub use attach::AttachMode;
+pub use capability::{Capabilities, Capability};
 pub use counters::{Counters, Outcome};
 pub use error::{AttachError, MapError, RegisterError};
 pub use rules::{PortRule, Protocol, RuleError, Rules};
-pub use sys::interface_mtu;
+pub use sys::{interface_hardware_type, interface_mtu};
 
 /// The program, loaded and attached to an interface. Dropping it detaches it.
 ///

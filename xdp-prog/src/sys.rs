@@ -1,4 +1,4 @@
-//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, and an interface's MTU.
+//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, an interface's MTU and type.
 
 #![allow(unsafe_code)]
 
@@ -64,25 +64,42 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
 /// # Errors
 /// As the kernel says: ENODEV if there is no such interface.
 pub fn interface_mtu(name: &str) -> io::Result<u32> {
+    let answer = ask_about(name, libc::SIOCGIFMTU)?;
+    // SAFETY: the call succeeded, so the MTU is the member that it wrote.
+    let mtu = unsafe { answer.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The hardware type of an interface of this network namespace (netdevice(7)): an `ARPHRD_*` number of
+/// <linux/if_arp.h>.
+///
+/// # Errors
+/// As the kernel says: ENODEV if there is no such interface.
+pub fn interface_hardware_type(name: &str) -> io::Result<u16> {
+    let answer = ask_about(name, libc::SIOCGIFHWADDR)?;
+    // SAFETY: the call succeeded, so the hardware address is the member that it wrote.
+    Ok(unsafe { answer.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+/// What the kernel answers to `request`, one that reads an interface's name and writes one fixed-size value.
+fn ask_about(name: &str, request: libc::Ioctl) -> io::Result<libc::ifreq> {
     // SAFETY: all zeroes is an `ifreq`: bytes, integers and null pointers.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let mut value: libc::ifreq = unsafe { mem::zeroed() };
     // The last byte stays zero: the name is a C string.
-    let room = request.ifr_name.len() - 1;
+    let room = value.ifr_name.len() - 1;
     if name.len() > room {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+    for (to, from) in value.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: SIOCGIFMTU reads the name and writes the MTU, both inside `request`, which outlives the
+    // SAFETY: the callers' requests read the name and write a value, both inside `value`, which outlives the
     // call.
-    let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), libc::SIOCGIFMTU, &mut request) };
+    let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), request, &mut value) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call succeeded, so the MTU is the member that it wrote.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+    Ok(value)
 }
 
 /// A socket to ask about interfaces with (netdevice(7)): any kind does.

@@ -9,7 +9,8 @@ use interruptlet_xdp::{PortRule, Program, Protocol, Rules};
 
 use super::interface::Interface;
 use super::reserve::reserve;
-use super::{Facts, RunningWorker, Stack, StartError, check};
+use super::unserved::Responder;
+use super::{Facts, RunningWorker, Stack, StartError, check, probe};
 use crate::client::ClientFactory;
 use crate::clock::{Clock, MonotonicClock};
 use crate::config::Config;
@@ -71,8 +72,9 @@ impl Builder {
         let tcp_ports: Vec<u16> = self.streams.iter().map(|(port, _)| *port).collect();
         let udp_ports: Vec<u16> = self.datagrams.iter().map(|(port, _)| *port).collect();
         check::services(&tcp_ports, &udp_ports, self.client.is_some())?;
-        let interface = check::config(config)?;
+        let interface = check::config(config, &tcp_ports, &udp_ports)?;
         check::warn_of_unserved_queues(config, &interface);
+        probe::addresses(config, &interface)?;
         let reservations = reserve(config, &interface, &tcp_ports, &udp_ports)?;
 
         let rules = rules(config, &tcp_ports, &udp_ports);
@@ -82,6 +84,7 @@ impl Builder {
             let options = XskOptions::new(&config.interface, *queue, interface.mtu, &config.limits);
             bound.push(bind(&options, config.mode)?);
         }
+        let responder = Responder::start_if_needed(config, &interface)?;
         let facts = Facts::new(
             &program,
             config
@@ -108,6 +111,7 @@ impl Builder {
             pool: None,
             switch,
             facts,
+            responder,
             _reservations: reservations,
         };
         // Gone before the stack is, if a worker does not start: the pool's threads wait for jobs until no

@@ -1,19 +1,24 @@
 //! Starting and stopping a stack. This file has the running stack: its health, its report, its end.
-//! `check` refuses what cannot work before anything is changed, `reserve` takes ports and groups from
-//! the kernel, and `builder` puts the parts together. `attachment` does the same for one queue without a
-//! stack.
+//! `check` and `capabilities` refuse what cannot work before anything is changed, `probe` asks whether a
+//! neighbour has our addresses, `reserve` takes ports and groups from the kernel, and `builder` puts the parts
+//! together. `unserved` answers for queues without a worker while the stack runs. `attachment` starts one queue
+//! without a stack.
 
 mod attachment;
 mod builder;
+mod capabilities;
 mod check;
 mod error;
 mod interface;
+mod packet_socket;
+mod probe;
 mod report;
 mod reserve;
+mod unserved;
 
 pub use attachment::Attachment;
 pub use builder::Builder;
-pub use error::{RunError, StartError};
+pub use error::{MissingCapability, RunError, StartError};
 pub use report::{Facts, Report};
 
 use std::sync::Arc;
@@ -23,6 +28,7 @@ use std::time::{Duration, Instant};
 use interruptlet_xdp::Program;
 
 use self::reserve::Reservations;
+use self::unserved::Responder;
 use crate::arena::{Arena, FrameCount};
 use crate::config::Config;
 use crate::pool::{Pool, Waker};
@@ -44,6 +50,8 @@ pub struct Stack {
     pool: Option<Pool>,
     switch: Arc<RunSwitch>,
     facts: Facts,
+    /// Answers for queues without a worker, if there are any.
+    responder: Option<Responder>,
     /// For as long as we have the addresses or ports.
     _reservations: Reservations,
 }
@@ -170,6 +178,9 @@ impl Stack {
         }
         // While there still are a program and sockets to ask.
         let xdp = self.kernel_counters();
+        if let Some(responder) = &mut self.responder {
+            responder.stop();
+        }
         // Detach first: whatever arrives from now on is the kernel's.
         if let Some(program) = self.program.take()
             && let Err(error) = program.detach()
@@ -201,7 +212,8 @@ impl Stack {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        report::sum_counters(self.workers.iter().map(|worker| &*worker.counters))
+        let workers = self.workers.iter().map(|worker| &*worker.counters);
+        report::sum_counters(workers.chain(self.responder.iter().map(Responder::counters)))
     }
 
     fn kernel_counters(&self) -> Vec<(&'static str, u64)> {
