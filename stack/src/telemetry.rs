@@ -321,15 +321,24 @@ impl Counters {
     }
 }
 
-/// Lets one event a second through to the log: what a peer can provoke must not flood it.
+/// Lets one event per period through to the log: what a peer can provoke must not flood it.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     next_at: Instant,
+    period: Duration,
 }
 
 impl RateLimit {
+    /// One event a second.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { next_at: now }
+        Self::every(Duration::from_secs(1), now)
+    }
+
+    pub(crate) fn every(period: Duration, now: Instant) -> Self {
+        Self {
+            next_at: now,
+            period,
+        }
     }
 
     /// Whether an event at `now` may be logged.
@@ -337,7 +346,7 @@ impl RateLimit {
         if now < self.next_at {
             return false;
         }
-        self.next_at = now + Duration::from_secs(1);
+        self.next_at = now + self.period;
         true
     }
 }

@@ -4,10 +4,10 @@ use std::io;
 use std::net::IpAddr;
 
 use interruptlet_xdp::{AttachError, Capability, RegisterError};
-use smoltcp::wire::EthernetAddress;
 
 use crate::config::{ADDRESSES_MAX, Cidr, MTU_MAX, MTU_MIN, SOURCES_MAX};
 use crate::port::xsk::BindError;
+use crate::wire::Colons;
 
 /// Why a stack did not start. Nothing is left attached, bound or running.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub enum StartError {
     #[error(
         "a neighbour has {address}: the station with link address {} on {interface} answers for it, or starts on it \
          right now: choose another address, or take it from that station first",
-        EthernetAddress(*neighbour)
+        Colons(*neighbour)
     )]
     NeighbourHasAddress {
         /// The address.
