@@ -137,11 +137,21 @@ impl Stack {
     /// Requests that wait for the slow path when the grace is over are dropped. Handlers that are in the
     /// middle of one have what is left of the grace, at least a second; threads that are busy even then
     /// are left behind (see [`Report::slow_threads_left`]).
-    pub fn shutdown(mut self, grace: Duration) -> Report {
+    pub fn shutdown(self, grace: Duration) -> Report {
+        self.shutdown_unless(grace, || false)
+    }
+
+    /// Does what [`shutdown`](Self::shutdown) does, and ends the grace when `is_urgent`, which is asked every few
+    /// milliseconds, returns true.
+    pub fn shutdown_unless(mut self, grace: Duration, is_urgent: impl Fn() -> bool) -> Report {
         self.set_state(RunState::Draining);
-        let until = Instant::now() + grace;
+        let mut until = Instant::now() + grace;
         while Instant::now() < until && !self.all_finished() {
-            std::thread::sleep(Duration::from_millis(5));
+            if is_urgent() {
+                until = Instant::now();
+            } else {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         self.stop(until)
     }
