@@ -120,8 +120,9 @@ pub struct StackArgs {
 /// The library's default: see ARCHITECTURE.md, "Frames".
 const BURST: u32 = 1024;
 
-pub(crate) const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT when the requests in progress are answered.\n\
-    Exit code: 0 after a signal, 1 if it could not start or go on, 2 for a wrong command line.";
+pub(crate) const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT when the requests in progress are answered; a signal \
+    later than a second after the first ends it at once.\n\
+    Exit code: 0 after a signal, 1 if it could not start or go on or was ended at once, 2 for a wrong command line.";
 
 /// How frames reach the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -9,6 +9,7 @@
 pub mod bare;
 pub mod cli;
 pub mod echo;
+pub mod ending;
 pub mod http;
 pub mod kernel;
 pub mod load;

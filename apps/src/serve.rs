@@ -4,17 +4,14 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use interruptlet::arena::Owner;
 use interruptlet::{Builder, Report, RunError, StartError};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use crate::bare::memory::Broken;
 use crate::cli::{Misuse, StackArgs};
+use crate::ending::Ending;
 use crate::http::files::RootError;
 use crate::printer::Printer;
 
@@ -54,6 +51,13 @@ pub enum Failure {
     /// A server in memory did not do what it was measured for.
     #[error(transparent)]
     Broken(#[from] Broken),
+    /// It was told to end at once while it ended in order.
+    #[error(
+        "told to end at once: connections that were not finished were reset; one signal, or several within a second, \
+         give them {} s",
+        GRACE.as_secs()
+    )]
+    CutShort,
     /// A frame was lost.
     #[error(
         "frames were not conserved: a defect of this program, please report it with the counters"
@@ -76,13 +80,13 @@ pub fn exit_code(result: Result<(), Failure>) -> ExitCode {
 }
 
 /// Starts a stack and runs it until a signal ends it in order, or a failure. `services` says in the ready
-/// line what is served. A second signal ends the process at once.
+/// line what is served. A second request to end (see [`Ending`]) resets what is left; the counters are printed all the same.
 ///
 /// # Errors
-/// When it cannot start, or ends by itself.
+/// When it cannot start, ends by itself, or was not given the time to end in order.
 pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Failure> {
     log_to_stderr();
-    let told_to_end = signals().map_err(Failure::Signals)?;
+    let ending = Ending::watch().map_err(Failure::Signals)?;
     let printer = Printer::start(io::stdout()).map_err(Failure::Printer)?;
     let mut stack = builder.start()?;
     let addresses: Vec<String> = args.addresses.iter().map(ToString::to_string).collect();
@@ -94,7 +98,7 @@ pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Fai
 
     let mut reported_at = Instant::now();
     let ended = loop {
-        if told_to_end.load(Ordering::Relaxed) {
+        if ending.is_asked() {
             break Ok(());
         }
         if let Err(error) = stack.check() {
@@ -109,25 +113,16 @@ pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Fai
         }
         std::thread::sleep(LOOK_EVERY);
     };
-    let report = stack.shutdown(GRACE);
+    let report = stack.shutdown_unless(GRACE, || ending.is_urgent());
     printer.finish(Lines(&report).to_string());
     ended?;
-    if report.conserved {
-        Ok(())
-    } else {
-        Err(Failure::FramesLost)
+    if !report.conserved {
+        return Err(Failure::FramesLost);
     }
-}
-
-/// A flag that SIGTERM and SIGINT raise; when it is up already they end the process.
-pub(crate) fn signals() -> io::Result<Arc<AtomicBool>> {
-    let raised = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // In this order: the first signal finds it down.
-        flag::register_conditional_shutdown(signal, 1, raised.clone())?;
-        flag::register(signal, raised.clone())?;
+    if ending.is_urgent() {
+        return Err(Failure::CutShort);
     }
-    Ok(raised)
+    Ok(())
 }
 
 /// A report in lines that scripts can read: `counter NAME VALUE` and `xdp NAME VALUE` for what is not

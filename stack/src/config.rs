@@ -121,6 +121,22 @@ impl Cidr {
         }
     }
 
+    /// The address that stands for the prefix itself: its host bits are zeros. A /31 has none (RFC 3021), nor has
+    /// a /127 (RFC 6164), a /32 or a /128.
+    pub fn network(&self) -> Option<IpAddr> {
+        match self.address {
+            IpAddr::V4(v4) if self.prefix < 31 => {
+                let host_bits = u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+                Some(IpAddr::V4((u32::from(v4) & !host_bits).into()))
+            }
+            IpAddr::V6(v6) if self.prefix < 127 => {
+                let host_bits = u128::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+                Some(IpAddr::V6((u128::from(v6) & !host_bits).into()))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the two prefixes have addresses in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.contains(other.address) && self.prefix <= other.prefix
@@ -296,5 +312,10 @@ mod tests {
         assert_eq!(cidr("0.0.0.0/0").broadcast(), Some(ip("255.255.255.255")));
         assert_eq!(cidr("10.9.1.2/31").broadcast(), None);
         assert_eq!(cidr("fd00::/64").broadcast(), None);
+        assert_eq!(cidr("10.9.1.3/24").network(), Some(ip("10.9.1.0")));
+        assert_eq!(cidr("10.9.1.3/0").network(), Some(ip("0.0.0.0")));
+        assert_eq!(cidr("10.9.1.2/31").network(), None);
+        assert_eq!(cidr("fd00::7:1/112").network(), Some(ip("fd00::7:0")));
+        assert_eq!(cidr("fd00::/127").network(), None);
     }
 }

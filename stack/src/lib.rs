@@ -86,7 +86,10 @@ pub mod wire;
 mod worker;
 
 pub use config::{Cidr, Config, Limits, Mode, Poll};
-pub use runtime::{Attachment, Builder, Facts, QueueFacts, Report, RunError, Stack, StartError};
+pub use interruptlet_xdp::Capability;
+pub use runtime::{
+    Attachment, Builder, Facts, MissingCapability, QueueFacts, Report, RunError, Stack, StartError,
+};
 pub use service::{DatagramFactory, DatagramService, StreamFactory, StreamService};
 /// Time as the loop sees it: microseconds since an arbitrary start, monotonic.
 pub use smoltcp::time::{Duration, Instant};

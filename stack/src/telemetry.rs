@@ -256,6 +256,9 @@ counters! {
     tcp_resets,
     /// ARP requests and neighbour solicitations answered.
     neighbour_messages,
+    /// ARP requests, neighbour solicitations and echo requests answered that arrived on a queue without a worker
+    /// (and count as nothing else).
+    unserved_queue_answers,
     /// ARP requests and neighbour solicitations sent, to find a next hop.
     neighbours_asked,
     /// ARP packets and neighbour advertisements that told a next hop's link address.
@@ -324,15 +327,24 @@ impl Counters {
     }
 }
 
-/// Lets one event a second through to the log: what a peer can provoke must not flood it.
+/// Lets one event per period through to the log: what a peer can provoke must not flood it.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     next_at: Instant,
+    period: Duration,
 }
 
 impl RateLimit {
+    /// One event a second.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { next_at: now }
+        Self::every(Duration::from_secs(1), now)
+    }
+
+    pub(crate) fn every(period: Duration, now: Instant) -> Self {
+        Self {
+            next_at: now,
+            period,
+        }
     }
 
     /// Whether an event at `now` may be logged.
@@ -340,7 +352,7 @@ impl RateLimit {
         if now < self.next_at {
             return false;
         }
-        self.next_at = now + Duration::from_secs(1);
+        self.next_at = now + self.period;
         true
     }
 }

@@ -271,6 +271,21 @@ fn cases(reason: Reject) -> Vec<Vec<u8>> {
                 ip(V6, UDP, &unchecked),
             ]
         }
+        Reject::ChecksumLeft => {
+            // The pseudo-header's sum, not its complement, is all that is in the field.
+            let left = |mut frame: Vec<u8>, ends, protocol, transport: usize, field: usize| {
+                let len = frame.len() - transport;
+                let sum = pseudo_header_sum(ends, protocol, len);
+                frame[transport + field..][..2].copy_from_slice(&sum.to_be_bytes());
+                frame
+            };
+            vec![
+                left(segment(SYN).frame(V4), V4, TCP, 14 + 20, 16),
+                left(segment(SYN).frame(V6), V6, TCP, 14 + 40, 16),
+                left(datagram(V4), V4, UDP, 14 + 20, 6),
+                left(datagram(V6), V6, UDP, 14 + 40, 6),
+            ]
+        }
         Reject::IcmpHeader => vec![
             ip(V4, ICMP, &[8, 0, 0xf7, 0xff]),
             ip(V4, ICMP, &[]),

@@ -46,6 +46,9 @@ pub struct Options {
     /// Whether a namespace stands between client and server in which nobody forwards frames until a
     /// [`crate::relay::Relay`] is started there. Not together with `router`.
     pub relay: bool,
+    /// Whether the client's end leaves transport checksums to a card that is not there, as veth does unless it is
+    /// told otherwise.
+    pub leaves_checksums: bool,
 }
 
 impl Default for Options {
@@ -56,6 +59,7 @@ impl Default for Options {
             kernel_address: false,
             router: false,
             relay: false,
+            leaves_checksums: false,
         }
     }
 }
@@ -191,8 +195,13 @@ impl Lab {
         );
         // The kernel would send partial checksums over veth, and the stack verifies them. GRO gives
         // this end the NAPI context that frames sent back by XDP need.
+        let tx = if options.leaves_checksums {
+            "on"
+        } else {
+            "off"
+        };
         near.0
-            .run_ok("ethtool", &["-K", near.1, "tx", "off", "gro", "on"]);
+            .run_ok("ethtool", &["-K", near.1, "tx", tx, "gro", "on"]);
         for (namespace, interface) in [near, far] {
             self.ip_in(namespace, &["link", "set", interface, "up"]);
         }

@@ -204,7 +204,7 @@ fn sigterm_does_not_wait_for_ever_for_who_does_not_read() {
 }
 
 #[test]
-fn a_second_signal_ends_a_drain_at_once() {
+fn a_second_signal_ends_a_drain_at_once_and_the_counters_are_printed() {
     let Some(site) = Site::new() else { return };
     site.put("large.bin", pattern(8, 20 << 20));
     let mut server = site.serve();
@@ -214,15 +214,50 @@ fn a_second_signal_ends_a_drain_at_once() {
     download.send(get("/large.bin", ""));
     download.read_some(1);
     server.terminate();
-    // Signals that are sent while one is pending are one.
-    wait::until("a second signal to end the server", || {
-        server.terminate();
-        std::thread::sleep(Duration::from_millis(20));
-        server.exit_status().is_some()
-    });
-    let status = server.exit_status().expect("the server has ended");
+    std::thread::sleep(Duration::from_millis(1200));
+    server.interrupt();
+    let status = server.wait_for_end(Duration::from_secs(8));
     assert_eq!(status.code(), Some(1), "{status}");
+    wait::until("the counters", || {
+        server.stdout().iter().any(|line| line == "conserved yes")
+    });
+    let lines = server.stdout();
+    let report = Report::last_in(lines.iter().map(String::as_str)).expect("a block of counters");
+    report.assert_conserved();
+    assert!(report.counter("flows_closed") >= 1, "{report:?}");
+    let told = |line: &String| line.starts_with("error:") && line.contains("at once");
+    wait::until("the reason", || server.stderr().iter().any(told));
     assert!(!site.lab().xdp_attached());
+}
+
+#[test]
+fn signals_within_a_second_are_one_request() {
+    let Some(site) = Site::new() else { return };
+    let content = pattern(8, 5 << 20);
+    site.put("large.bin", &content);
+    let server = site.serve();
+    let mut download = site.connect();
+    download.send(get("/large.bin", ""));
+    download.read_some(1);
+    // As supervisors do: one to the process, one to its group, or one of each kind.
+    server.terminate();
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(100));
+        server.terminate();
+        server.interrupt();
+    }
+    // The download still has its grace.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut total = 1;
+    loop {
+        let count = download.read_some(usize::MAX);
+        if count == 0 {
+            break;
+        }
+        total += count;
+    }
+    assert!(total > content.len(), "only {total} bytes arrived");
+    server.finish();
 }
 
 #[test]

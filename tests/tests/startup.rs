@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use interruptlet_tests::echo::assert_serves;
-use interruptlet_tests::lab::{Lab, Options, SERVER_IF, VERSIONS, Version};
+use interruptlet_tests::lab::{CLIENT_IF, Lab, Options, SERVER_IF, VERSIONS, Version};
 use interruptlet_tests::server::{ECHO_PORT, Launch};
 
 /// Checks that a server refuses to start with one line on standard error that has each of `names`
@@ -59,6 +59,53 @@ fn no_such_interface() {
         .with("--port", "7")
         .with_addresses();
     assert_refuses(&lab, launch, &["nope0"]);
+}
+
+#[test]
+fn interfaces_that_are_not_ethernet_are_called_what_they_are() {
+    let Some(lab) = Lab::new(Options::default()) else {
+        return;
+    };
+    let on = |interface: &str| {
+        Launch::bare(&lab, "ilet-echo")
+            .with("--interface", interface)
+            .with("--port", "7")
+            .with_addresses()
+    };
+    assert_refuses(&lab, on("lo"), &["lo is the loopback interface", "veth"]);
+    lab.ip_in(
+        lab.server(),
+        &["tuntap", "add", "dev", "tun0", "mode", "tun"],
+    );
+    lab.ip_in(lab.server(), &["link", "set", "tun0", "up"]);
+    assert_refuses(
+        &lab,
+        on("tun0"),
+        &["tun0", "no Ethernet interface", "65534"],
+    );
+}
+
+#[test]
+fn addresses_that_stand_for_their_network() {
+    let Some(lab) = Lab::new(Options::default()) else {
+        return;
+    };
+    let with = |address: &str| {
+        Launch::bare(&lab, "ilet-echo")
+            .with("--interface", SERVER_IF)
+            .with("--port", "7")
+            .with("--address", address)
+    };
+    for (address, meaning) in [
+        ("10.1.2.0/24", "network address"),
+        ("10.1.2.255/24", "broadcast address"),
+        ("fd00:1::/64", "subnet-router anycast address"),
+    ] {
+        assert_refuses(&lab, with(address), &[address, meaning]);
+    }
+    for address in ["10.1.2.0/31", "10.1.2.255/32", "fd00:1::/127"] {
+        with(address).start().stop();
+    }
 }
 
 #[test]
@@ -116,6 +163,82 @@ fn each_missing_capability_is_named() {
         let launch = Launch::echo(&lab).through(&["setpriv", "--bounding-set", dropped]);
         assert_refuses(&lab, launch, &[named]);
     }
+}
+
+#[test]
+fn all_missing_capabilities_are_named_at_once() {
+    let Some(lab) = Lab::new(Options {
+        kernel_address: true,
+        ..Options::default()
+    }) else {
+        return;
+    };
+    let launch = || Launch::echo(&lab).with_flag("--shared-address");
+    // Locked memory for less than any queue needs.
+    let bare = launch().through(&[
+        "prlimit",
+        "--memlock=65536",
+        "setpriv",
+        "--bounding-set",
+        "-all",
+        "--inh-caps",
+        "-all",
+    ]);
+    assert_refuses(
+        &lab,
+        bare,
+        &[
+            "CAP_NET_ADMIN",
+            "CAP_NET_RAW",
+            "CAP_BPF",
+            "CAP_PERFMON",
+            "CAP_IPC_LOCK",
+            "64 KiB",
+            "CAP_NET_BIND_SERVICE",
+            "port 7",
+        ],
+    );
+    assert_starts(&lab, launch());
+}
+
+#[test]
+fn an_address_that_a_neighbour_has() {
+    for version in VERSIONS {
+        let Some(lab) = Lab::new(Options::default()) else {
+            return;
+        };
+        let theirs = lab.server_ip(version);
+        let cidr = lab.server_cidr(version);
+        let change = |what: &str| {
+            let mut arguments = vec!["address", what, cidr.as_str(), "dev", CLIENT_IF];
+            if version == Version::V6 && what == "add" {
+                arguments.push("nodad");
+            }
+            lab.ip_in(lab.client(), &arguments);
+        };
+        change("add");
+        let link = lab.link_address(lab.client(), CLIENT_IF);
+        let link: Vec<String> = link.iter().map(|byte| format!("{byte:02x}")).collect();
+        let link = link.join(":");
+        assert_refuses(
+            &lab,
+            Launch::echo(&lab),
+            &["neighbour", &theirs.to_string(), &link, SERVER_IF],
+        );
+        change("delete");
+        assert_starts(&lab, Launch::echo(&lab));
+    }
+}
+
+#[test]
+fn a_link_without_a_carrier_has_no_neighbours_to_ask() {
+    let Some(lab) = Lab::new(Options::default()) else {
+        return;
+    };
+    lab.ip_in(lab.client(), &["link", "set", CLIENT_IF, "down"]);
+    let server = Launch::echo(&lab).start();
+    lab.ip_in(lab.client(), &["link", "set", CLIENT_IF, "up"]);
+    server.stop();
 }
 
 #[test]

@@ -1,42 +1,90 @@
-//! Which of the capabilities that an XDP program needs the calling thread lacks.
+//! The capabilities in effect for the calling thread, and which of those that an XDP program needs are not
+//! among them.
 
 use std::fs;
 
-/// Stands for CAP_BPF and CAP_PERFMON (capabilities(7)).
-const SYS_ADMIN: u32 = 21;
-const NET_ADMIN: u32 = 12;
+/// A capability (capabilities(7)). The value is its bit in <linux/capability.h>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Capability {
+    /// CAP_NET_BIND_SERVICE
+    NetBindService = 10,
+    /// CAP_NET_ADMIN
+    NetAdmin = 12,
+    /// CAP_NET_RAW
+    NetRaw = 13,
+    /// CAP_IPC_LOCK
+    IpcLock = 14,
+    /// CAP_SYS_ADMIN, which stands for CAP_BPF and CAP_PERFMON
+    SysAdmin = 21,
+    /// CAP_PERFMON
+    Perfmon = 38,
+    /// CAP_BPF
+    Bpf = 39,
+}
 
-/// What loading and attaching need, as (bit, name) of <linux/capability.h>: CAP_NET_ADMIN for XDP and
-/// AF_XDP maps, CAP_PERFMON for arithmetic on packet pointers, CAP_BPF for all of it.
-const NEEDED: [(u32, &str); 3] = [
-    (39, "CAP_BPF"),
-    (NET_ADMIN, "CAP_NET_ADMIN"),
-    (38, "CAP_PERFMON"),
-];
+impl Capability {
+    /// The name, as in capabilities(7).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetBindService => "CAP_NET_BIND_SERVICE",
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
+            Self::IpcLock => "CAP_IPC_LOCK",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+}
+
+/// A set of capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities(u64);
+
+impl Capabilities {
+    /// Those in effect for the calling thread; `None` if that cannot be found out.
+    pub fn effective() -> Option<Self> {
+        let status = fs::read_to_string("/proc/thread-self/status").ok()?;
+        Self::in_status(&status)
+    }
+
+    /// The effective set in the text of a `status` file (proc_pid_status(5)).
+    fn in_status(status: &str) -> Option<Self> {
+        let hex = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(hex.trim(), 16).ok().map(Self)
+    }
+
+    /// The set whose bits are `bits`.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Whether the set allows what `capability` allows.
+    pub fn allows(self, capability: Capability) -> bool {
+        let has = |capability: Capability| self.0 & (1 << capability as u32) != 0;
+        let stands_for_it = matches!(capability, Capability::Bpf | Capability::Perfmon);
+        has(capability) || stands_for_it && has(Capability::SysAdmin)
+    }
+}
+
+/// What loading and attaching need: CAP_NET_ADMIN for XDP and AF_XDP maps, CAP_PERFMON for arithmetic on
+/// packet pointers, CAP_BPF for all of it.
+const NEEDED: [Capability; 3] = [Capability::Bpf, Capability::NetAdmin, Capability::Perfmon];
 
 /// The names of the needed capabilities that are not in effect for this thread; none if that cannot be
 /// found out.
 pub(crate) fn missing() -> Vec<&'static str> {
-    fs::read_to_string("/proc/thread-self/status")
-        .ok()
-        .and_then(|status| effective(&status))
-        .map_or_else(Vec::new, missing_of)
+    Capabilities::effective().map_or_else(Vec::new, missing_of)
 }
 
-/// The effective set in the text of a `status` file (proc_pid_status(5)).
-fn effective(status: &str) -> Option<u64> {
-    let hex = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(hex.trim(), 16).ok()
-}
-
-fn missing_of(effective: u64) -> Vec<&'static str> {
-    let has = |bit: u32| effective & (1 << bit) != 0;
+fn missing_of(effective: Capabilities) -> Vec<&'static str> {
     NEEDED
         .iter()
-        .filter(|&&(bit, _)| !has(bit) && (bit == NET_ADMIN || !has(SYS_ADMIN)))
-        .map(|&(_, name)| name)
+        .filter(|capability| !effective.allows(**capability))
+        .map(|capability| capability.name())
         .collect()
 }
 
@@ -48,17 +96,18 @@ mod tests {
     fn the_effective_set_is_found() {
         let status =
             "Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000001000\nSeccomp:\t0\n";
-        assert_eq!(effective(status), Some(1 << 12));
-        assert_eq!(effective("Name:\tx\n"), None);
-        assert_eq!(effective("CapEff:\tnonsense\n"), None);
+        assert_eq!(Capabilities::in_status(status), Some(Capabilities(1 << 12)));
+        assert_eq!(Capabilities::in_status("Name:\tx\n"), None);
+        assert_eq!(Capabilities::in_status("CapEff:\tnonsense\n"), None);
     }
 
     #[test]
     fn the_missing_ones_are_named() {
-        assert_eq!(missing_of(0), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
-        assert_eq!(missing_of(1 << 39 | 1 << 38), ["CAP_NET_ADMIN"]);
-        assert_eq!(missing_of(1 << 39 | 1 << 38 | 1 << 12), [""; 0]);
-        assert_eq!(missing_of(1 << 21), ["CAP_NET_ADMIN"]);
-        assert_eq!(missing_of(1 << 21 | 1 << 12), [""; 0]);
+        let missing = |bits| missing_of(Capabilities(bits));
+        assert_eq!(missing(0), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        assert_eq!(missing(1 << 39 | 1 << 38), ["CAP_NET_ADMIN"]);
+        assert_eq!(missing(1 << 39 | 1 << 38 | 1 << 12), [""; 0]);
+        assert_eq!(missing(1 << 21), ["CAP_NET_ADMIN"]);
+        assert_eq!(missing(1 << 21 | 1 << 12), [""; 0]);
     }
 }

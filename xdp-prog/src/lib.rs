@@ -33,12 +33,13 @@ use attach::{Attached, Target};
 use load::Loaded;
 
 pub use attach::AttachMode;
+pub use capability::{Capabilities, Capability};
 pub use counters::{Counters, Outcome};
 pub use error::{AttachError, MapError, RegisterError};
 pub use rules::{PortRule, Protocol, RuleError, Rules};
 pub use sys::{
-    interface_driver, interface_has_link, interface_has_zero_copy, interface_mtu,
-    interface_queues_max, interface_spread,
+    interface_driver, interface_hardware_type, interface_has_link, interface_has_zero_copy,
+    interface_mtu, interface_queues_max, interface_spread,
 };
 
 /// The program, loaded and attached to an interface. Dropping it detaches it.

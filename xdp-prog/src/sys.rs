@@ -171,10 +171,21 @@ fn ethtool(name: &str, command: &mut [u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// The answer to `question`, SIOCGIFMTU or SIOCGIFFLAGS, about an interface of this network namespace.
+/// The hardware type of an interface of this network namespace (netdevice(7)): an `ARPHRD_*` number of
+/// <linux/if_arp.h>.
+///
+/// # Errors
+/// As the kernel says: ENODEV if there is no such interface.
+pub fn interface_hardware_type(name: &str) -> io::Result<u16> {
+    let request = ask(name, libc::SIOCGIFHWADDR)?;
+    // SAFETY: the call succeeded, so the hardware address is the member that it wrote.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+/// The answer to `question`, one that reads an interface's name and writes one fixed-size value.
 fn ask(name: &str, question: libc::Ioctl) -> io::Result<libc::ifreq> {
     let mut request = request_for(name)?;
-    // SAFETY: both questions read the name and write an integer, inside `request`, which outlives the call.
+    // SAFETY: the callers' questions read the name and write a value, inside `request`, which outlives the call.
     let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), question, &mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -21,8 +21,9 @@ use super::cli::FloodArgs;
 use super::frame::{ETHERNET, Layout, headers};
 use super::{BATCH, Lane, Program, Turn, close, conserved, drive, mode};
 use crate::cli::Misuse;
+use crate::ending::Ending;
 use crate::load::sources::Sources;
-use crate::serve::{Failure, log_to_stderr, signals};
+use crate::serve::{Failure, log_to_stderr};
 
 /// How long it waits after the last SYN for what comes back.
 const LINGER: Duration = Duration::from_millis(200);
@@ -51,7 +52,7 @@ const ACK: u8 = 0x10;
 /// When it cannot start or ends by itself.
 pub fn run(args: &FloodArgs) -> Result<(), Failure> {
     log_to_stderr();
-    let told_to_end = signals().map_err(Failure::Signals)?;
+    let ending = Ending::watch().map_err(Failure::Signals)?;
     let config = Config {
         addresses: Vec::new(),
         sources: vec![args.sources],
@@ -75,13 +76,7 @@ pub fn run(args: &FloodArgs) -> Result<(), Failure> {
     let mut lane = Lane::new(port, arena);
     let mode = mode(&attachment);
     let began = SystemTime::now();
-    let ended = drive(
-        &mut flooder,
-        &mut lane,
-        &attachment,
-        config.poll,
-        &told_to_end,
-    );
+    let ended = drive(&mut flooder, &mut lane, &attachment, config.poll, &ending);
     let report = close(attachment, lane);
     let outcome = flooder.outcome();
     let line = if args.json {

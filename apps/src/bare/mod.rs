@@ -17,7 +17,6 @@ pub mod reflect;
 pub mod send;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use interruptlet::arena::{Arena, Frame};
 use interruptlet::clock::{Clock, MonotonicClock};
@@ -27,8 +26,9 @@ use interruptlet::port::xsk::XskPort;
 use interruptlet::telemetry::Counters;
 use interruptlet::{Attachment, Config, Duration, Instant, Poll, Report, RunError};
 
+use crate::ending::Ending;
 use crate::printer::Printer;
-use crate::serve::{Failure, Lines, log_to_stderr, signals};
+use crate::serve::{Failure, Lines, log_to_stderr};
 
 /// Frames received per turn at most, as the stack's workers do.
 const BATCH: usize = 64;
@@ -138,7 +138,7 @@ pub fn serve<T: Program<XskPort>>(
     make: impl FnOnce(&Attachment, &mut Lane<XskPort>) -> T,
 ) -> Result<(), Failure> {
     log_to_stderr();
-    let told_to_end = signals().map_err(Failure::Signals)?;
+    let ending = Ending::watch().map_err(Failure::Signals)?;
     let printer = Printer::start(io::stdout()).map_err(Failure::Printer)?;
     let (attachment, port, arena) = Attachment::open(config, tcp_ports, udp_ports)?;
     let mut lane = Lane::new(port, arena);
@@ -148,13 +148,7 @@ pub fn serve<T: Program<XskPort>>(
         config.interface,
         attachment.facts()
     ));
-    let ended = drive(
-        &mut program,
-        &mut lane,
-        &attachment,
-        config.poll,
-        &told_to_end,
-    );
+    let ended = drive(&mut program, &mut lane, &attachment, config.poll, &ending);
     let report = close(attachment, lane);
     printer.finish(Lines(&report).to_string());
     ended?;
@@ -167,7 +161,7 @@ fn drive<T: Program<XskPort>>(
     lane: &mut Lane<XskPort>,
     attachment: &Attachment,
     poll: Poll,
-    told_to_end: &AtomicBool,
+    ending: &Ending,
 ) -> Result<(), RunError> {
     let mut clock = MonotonicClock::since(std::time::Instant::now());
     let mut now = clock.now();
@@ -175,7 +169,7 @@ fn drive<T: Program<XskPort>>(
     let mut look_at = now;
     loop {
         if now >= look_at {
-            if told_to_end.load(Ordering::Relaxed) {
+            if ending.is_asked() {
                 return Ok(());
             }
             attachment.check()?;

@@ -16,7 +16,8 @@ use super::cli::{SendArgs, host};
 use super::frame::{UDP, headers, turn_around};
 use super::{Lane, Program, Turn, close, conserved, drive, mode};
 use crate::cli::{Misuse, Poll};
-use crate::serve::{Failure, log_to_stderr, signals};
+use crate::ending::Ending;
+use crate::serve::{Failure, log_to_stderr};
 
 /// Bytes of a payload at least: slot and generation.
 pub const SIZE_MIN: usize = 8;
@@ -36,7 +37,7 @@ const SOURCE_PORT: u16 = 40_000;
 /// When it cannot start, ends by itself, or nothing comes back.
 pub fn run(args: &SendArgs) -> Result<(), Failure> {
     log_to_stderr();
-    let told_to_end = signals().map_err(Failure::Signals)?;
+    let ending = Ending::watch().map_err(Failure::Signals)?;
     let (from, to) = (args.source, args.target.ip());
     let config = args.queue.config(host(from), args.core, Poll::Busy);
     let (attachment, port, arena) = Attachment::open(&config, &[], &[])?;
@@ -61,13 +62,7 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
     })?;
     let mut lane = Lane::new(port, arena);
     let mode = mode(&attachment);
-    let ended = drive(
-        &mut sender,
-        &mut lane,
-        &attachment,
-        config.poll,
-        &told_to_end,
-    );
+    let ended = drive(&mut sender, &mut lane, &attachment, config.poll, &ending);
     let report = close(attachment, lane);
     let outcome = sender.outcome();
     let line = if args.json {

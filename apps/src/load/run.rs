@@ -22,6 +22,7 @@ use super::record::Record;
 use super::report::{Attachment, Cost, Report, Series};
 use super::stream::StreamClient;
 use super::target::Protocol;
+use crate::ending::Ending;
 use crate::serve;
 
 /// How often signals and the stack's health are looked at.
@@ -109,7 +110,7 @@ fn run(args: &LoadArgs) -> Result<(), Failure> {
         })?);
     }
     serve::log_to_stderr();
-    let told_to_end = serve::signals().map_err(|source| Failure::System {
+    let ending = Ending::watch().map_err(|source| Failure::System {
         action: "watch for signals",
         source,
     })?;
@@ -154,7 +155,7 @@ fn run(args: &LoadArgs) -> Result<(), Failure> {
             note(&mut failure, Err(error.into()));
             break None;
         }
-        if told_to_end.load(Ordering::Relaxed) {
+        if ending.is_asked() {
             note(&mut failure, Err(Failure::Signal));
         }
         if sampled_at.elapsed() >= SAMPLE_EVERY {
@@ -170,7 +171,7 @@ fn run(args: &LoadArgs) -> Result<(), Failure> {
         }
     };
     progress.clear();
-    let stack_report = stack.shutdown(GRACE);
+    let stack_report = stack.shutdown_unless(GRACE, || ending.is_urgent());
 
     let Some(finished) = finished else {
         return failure.map_or(Ok(()), Err);

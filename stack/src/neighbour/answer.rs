@@ -17,6 +17,7 @@ use crate::wire::{Address, ETHERNET_HEADER_BYTES, IPV6_HEADER_BYTES, Local, Reje
 /// Flags of an advertisement: an answer, and to override what was known.
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
+
 /// Answers the question in the first `len` bytes of `frame`, or drops and counts it.
 pub(crate) fn answer(
     mut frame: Frame,
@@ -125,4 +126,41 @@ fn write_link(frame: &mut [u8], to: EthernetAddress, local: &Local) {
     let mut ethernet = EthernetFrame::new_unchecked(frame);
     ethernet.set_dst_addr(to);
     ethernet.set_src_addr(local.link());
+}
+
+/// For tests that need what a station answers.
+#[cfg(test)]
+pub(super) mod tests_support {
+    use std::net::IpAddr;
+
+    use smoltcp::wire::EthernetAddress;
+
+    use super::answer;
+    use crate::arena::{Arena, Owner};
+    use crate::config::Cidr;
+    use crate::egress::Egress;
+    use crate::telemetry::Counters;
+    use crate::wire::Local;
+
+    /// What the station `link`, which has `address`, answers to the frame `question`.
+    pub(in crate::neighbour) fn answer_to(
+        question: &[u8],
+        link: EthernetAddress,
+        address: IpAddr,
+    ) -> Vec<u8> {
+        let cidr = Cidr { address, prefix: 0 };
+        let local = Local::new(link, &[cidr], &[], 1500);
+        let mut egress = Egress::new(Arena::anonymous(1, 1792, 0));
+        let mut frame = egress.arena.alloc(Owner::Rx).unwrap();
+        egress.arena.buffer_mut(&mut frame)[..question.len()].copy_from_slice(question);
+        answer(
+            frame,
+            question.len(),
+            &local,
+            &mut egress,
+            &Counters::default(),
+        );
+        let frame = egress.queue.pop().unwrap();
+        egress.arena.bytes(&frame).to_vec()
+    }
 }

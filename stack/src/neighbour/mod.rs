@@ -1,14 +1,19 @@
 //! ARP and neighbour discovery.
 //!
 //! * [`answer`]: questions about addresses that are ours alone are answered on their own frame, whoever asks.
+//! * [`question`]: what asks for an address, and [`claim`]: what a station says of one.
 //! * [`resolver`]: the link addresses of the few next hops that connections of ours are opened through.
 //!
 //! Flows need no table of neighbours: they answer to the link address that their peer's frames come from.
 
 mod answer;
+mod claim;
+mod question;
 mod resolver;
 
 pub(crate) use answer::answer;
+pub(crate) use claim::conflict;
+pub(crate) use question::Question;
 pub use resolver::Reach;
 pub(crate) use resolver::Resolver;
 

@@ -7,18 +7,12 @@ use std::net::IpAddr;
 
 use smoltcp::wire::EthernetAddress;
 
-use super::{
-    ADVERTISEMENT, ARP_BYTES, ARP_KIND, ARP_REPLY, ARP_REQUEST, MESSAGE_BYTES,
-    MESSAGE_WITH_LINK_BYTES, SOLICITATION, SOURCE_LINK_OPTION, TARGET_LINK_OPTION, ipv4, ipv6,
-};
+use super::Question;
+use super::claim::claimed;
 use crate::config::Cidr;
 use crate::egress::Egress;
 use crate::telemetry::Counters;
-use crate::wire::checksum::Sum;
-use crate::wire::{
-    Address, ETHERNET_HEADER_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6,
-    IPV6_HEADER_BYTES, LinkHeader, ip,
-};
+use crate::wire::{Address, ETHERTYPE_IPV4, ETHERTYPE_IPV6, LinkHeader};
 use crate::{Duration, Instant};
 
 /// Next hops at most.
@@ -26,8 +20,6 @@ const NEXT_HOPS_MAX: usize = 64;
 /// Between two questions about one next hop, and how many there are.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 const ASKS_MAX: u32 = 12;
-/// ARP asks everybody; neighbour discovery a group (RFC 2464 section 7).
-const BROADCAST: EthernetAddress = EthernetAddress([0xff; 6]);
 
 /// Whether a peer can be sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +116,18 @@ impl Resolver {
             hop.asks += 1;
             hop.asked_at = now;
             counters.neighbours_asked.increment();
-            ask(&asker, &address, self.link, egress, counters);
+            let question = Question {
+                link: self.link,
+                asker: Some(asker),
+                target: address,
+            };
+            // One that finds no frame is repeated later, as one that is lost.
+            egress.emit(
+                &question.link_header(),
+                question.len(),
+                counters,
+                |packet| question.write(packet),
+            );
         }
         Reach::Asking
     }
@@ -148,8 +151,7 @@ impl Resolver {
         if self.next_hops.is_empty() {
             return false;
         }
-        let Some((address, link)) = said_in_arp(frame).or_else(|| said_in_advertisement(frame))
-        else {
+        let Some((address, link)) = claimed(frame) else {
             return false;
         };
         let Some(hop) = self.next_hops.iter_mut().find(|hop| hop.address == address) else {
@@ -179,94 +181,13 @@ impl Resolver {
     }
 }
 
-/// Sends a question. One that finds no frame is repeated later, as one that is lost.
-fn ask(
-    asker: &Address,
-    target: &Address,
-    link: EthernetAddress,
-    egress: &mut Egress,
-    counters: &Counters,
-) {
-    if target.is_ipv4() {
-        let header = LinkHeader::new(BROADCAST, link, ETHERTYPE_ARP);
-        egress.emit(&header, ARP_BYTES, counters, |arp| {
-            arp[0..6].copy_from_slice(&ARP_KIND);
-            arp[6..8].copy_from_slice(&ARP_REQUEST);
-            arp[8..14].copy_from_slice(link.as_bytes());
-            arp[14..18].copy_from_slice(&asker.octets()[12..]);
-            arp[18..24].fill(0);
-            arp[24..28].copy_from_slice(&target.octets()[12..]);
-        });
-        return;
-    }
-    // The solicited-node group (RFC 4291 section 2.7.1) and its link address (RFC 2464 section 7).
-    let low = &target.octets()[13..];
-    let mut group = [0; 16];
-    group[..2].copy_from_slice(&[0xff, 0x02]);
-    group[11..13].copy_from_slice(&[1, 0xff]);
-    group[13..].copy_from_slice(low);
-    let group = Address::from(IpAddr::from(group));
-    let group_link = EthernetAddress([0x33, 0x33, 0xff, low[0], low[1], low[2]]);
-    let header = LinkHeader::new(group_link, link, ETHERTYPE_IPV6);
-    let len = IPV6_HEADER_BYTES + MESSAGE_WITH_LINK_BYTES;
-    egress.emit(&header, len, counters, |packet| {
-        ip::write_header(packet, asker, &group, ip::PROTOCOL_ICMPV6);
-        // Proof that no router forwarded it (RFC 4861 section 7.1.1).
-        packet[7] = 255;
-        let message = &mut packet[IPV6_HEADER_BYTES..];
-        message[..8].copy_from_slice(&[SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
-        message[8..24].copy_from_slice(target.octets());
-        message[24..26].copy_from_slice(&SOURCE_LINK_OPTION);
-        message[26..32].copy_from_slice(link.as_bytes());
-        let sum = Sum::pseudo_header(
-            asker,
-            &group,
-            ip::PROTOCOL_ICMPV6,
-            MESSAGE_WITH_LINK_BYTES as u16,
-        );
-        let field = sum.plus(message).finish();
-        message[2..4].copy_from_slice(&field);
-    });
-}
-
-/// What the sender of an ARP packet says of itself: in questions, too (RFC 826).
-fn said_in_arp(frame: &[u8]) -> Option<(Address, EthernetAddress)> {
-    let arp = frame.get(ETHERNET_HEADER_BYTES..ETHERNET_HEADER_BYTES + ARP_BYTES)?;
-    let is_arp = frame[12..14] == ETHERTYPE_ARP && arp[0..6] == ARP_KIND;
-    if !is_arp || (arp[6..8] != ARP_REPLY && arp[6..8] != ARP_REQUEST) {
-        return None;
-    }
-    Some((ipv4(&arp[14..18]), EthernetAddress::from_bytes(&arp[8..14])))
-}
-
-/// What an advertisement says (RFC 4861 section 7.2.5). Checksum and hop limit were verified.
-fn said_in_advertisement(frame: &[u8]) -> Option<(Address, EthernetAddress)> {
-    let message = frame.get(ETHERNET_HEADER_BYTES + IPV6_HEADER_BYTES..)?;
-    if frame[12..14] != ETHERTYPE_IPV6
-        || message.len() < MESSAGE_BYTES
-        || message[..2] != [ADVERTISEMENT, 0]
-    {
-        return None;
-    }
-    let target = Address::from(IpAddr::V6(ipv6(&message[8..24])));
-    let mut options = &message[MESSAGE_BYTES..];
-    while options.len() >= 8 {
-        if options[..2] == TARGET_LINK_OPTION {
-            return Some((target, EthernetAddress::from_bytes(&options[2..8])));
-        }
-        let len = usize::from(options[1]) * 8;
-        if len == 0 {
-            return None;
-        }
-        options = options.get(len..)?;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::arena::Arena;
+    use crate::neighbour::question::BROADCAST;
+    use crate::neighbour::{ARP_BYTES, ARP_KIND, ARP_REPLY};
+    use crate::wire::{ETHERNET_HEADER_BYTES, ETHERTYPE_ARP};
     use proptest::prelude::*;
 
     const OURS: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);

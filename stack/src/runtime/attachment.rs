@@ -6,7 +6,7 @@ use interruptlet_xdp::Program;
 
 use super::builder::rules;
 use super::reserve::{Reservations, reserve};
-use super::{Facts, Report, RunError, StartError, check, queues, report};
+use super::{Facts, Report, RunError, StartError, check, probe, queues, report};
 use crate::arena::{Arena, Frame};
 use crate::clock::MonotonicClock;
 use crate::config::Config;
@@ -45,7 +45,8 @@ impl Attachment {
         tcp_ports: &[u16],
         udp_ports: &[u16],
     ) -> Result<(Self, XskPort, Arena), StartError> {
-        let interface = check::config(config)?;
+        let interface = check::config(config, tcp_ports, udp_ports)?;
+        probe::addresses(config, &interface)?;
         let (queue, core) = (config.queues[0], config.cores[0]);
         let reservations = reserve(config, &interface, tcp_ports, udp_ports)?;
         let program = Program::attach(&config.interface, &rules(config, tcp_ports, udp_ports))?;

@@ -9,7 +9,8 @@ use interruptlet_xdp::{PortRule, Program, Protocol, Rules};
 
 use super::interface::Interface;
 use super::reserve::reserve;
-use super::{Facts, RunningWorker, Stack, StartError, check, queues};
+use super::unserved::Responder;
+use super::{Facts, RunningWorker, Stack, StartError, check, probe, queues};
 use crate::client::ClientFactory;
 use crate::clock::{Clock, MonotonicClock};
 use crate::config::Config;
@@ -71,13 +72,15 @@ impl Builder {
         let tcp_ports: Vec<u16> = self.streams.iter().map(|(port, _)| *port).collect();
         let udp_ports: Vec<u16> = self.datagrams.iter().map(|(port, _)| *port).collect();
         check::services(&tcp_ports, &udp_ports, self.client.is_some())?;
-        let interface = check::config(config)?;
+        let interface = check::config(config, &tcp_ports, &udp_ports)?;
+        probe::addresses(config, &interface)?;
         let reservations = reserve(config, &interface, &tcp_ports, &udp_ports)?;
 
         let rules = rules(config, &tcp_ports, &udp_ports);
         let program = Program::attach(&config.interface, &rules)?;
         queues::check_served(config, &interface)?;
         let bound = queues::bind_all(config, &config.queues, &interface, &program)?;
+        let responder = Responder::start_if_needed(config, &interface)?;
         let facts = Facts::new(&program, &config.queues, &bound);
 
         let pool =
@@ -97,6 +100,7 @@ impl Builder {
             pool: None,
             switch,
             facts,
+            responder,
             _reservations: reservations,
         };
         // Gone before the stack is, if a worker does not start: the pool's threads wait for jobs until no

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::interface::{self, Interface};
-use super::{StartError, queues};
-use crate::config::{ADDRESSES_MAX, Config, Limits, MTU_MAX, MTU_MIN, SOURCES_MAX};
+use super::interface::{self, Interface, Kind};
+use super::{StartError, capabilities, queues};
+use crate::config::{ADDRESSES_MAX, Cidr, Config, Limits, MTU_MAX, MTU_MIN, SOURCES_MAX};
 use crate::port::xsk::BindError;
 
 /// Ring entries and frames on the FILL ring at the least: a batch of the port's.
@@ -30,13 +30,20 @@ pub(super) fn services(
     Ok(())
 }
 
-/// Checks the configuration, in itself and against this machine.
-pub(super) fn config(config: &Config) -> Result<Interface, StartError> {
+/// Checks the configuration, in itself and against this machine; `tcp_ports` and `udp_ports` are those that
+/// services were registered for.
+pub(super) fn config(
+    config: &Config,
+    tcp_ports: &[u16],
+    udp_ports: &[u16],
+) -> Result<Interface, StartError> {
     values(config)?;
     sources(config)?;
     limits(&config.limits)?;
     cores(&config.cores)?;
-    interface(config)
+    let interface = interface(config)?;
+    capabilities::check(config, interface.mtu, tcp_ports, udp_ports)?;
+    Ok(interface)
 }
 
 /// What can be said without looking at the machine.
@@ -68,6 +75,14 @@ fn values(config: &Config) -> Result<(), StartError> {
             return Err(StartError::NotUnicast(*cidr));
         }
     }
+    for cidr in &config.addresses {
+        if let Some(meaning) = reserved_in_prefix(cidr) {
+            return Err(StartError::NotHost {
+                cidr: *cidr,
+                meaning,
+            });
+        }
+    }
     for (index, gateway) in config.gateways.iter().enumerate() {
         let same_version = |other: &IpAddr| other.is_ipv4() == gateway.is_ipv4();
         if config.gateways[..index].iter().any(same_version)
@@ -81,6 +96,21 @@ fn values(config: &Config) -> Result<(), StartError> {
         }
     }
     Ok(())
+}
+
+/// How an address is called that no host may have in its prefix. Both addresses of an IPv4 /31 are hosts'
+/// (RFC 3021), and a /32 is one host. The all-zeros host of an IPv6 prefix is every router's on the link
+/// (RFC 4291 section 2.6.1): a router there answers for it, and it is no duplicate to duplicate address
+/// detection, so nothing else would tell. A /127 has none (RFC 6164), nor has a /128.
+fn reserved_in_prefix(cidr: &Cidr) -> Option<&'static str> {
+    if cidr.network() == Some(cidr.address) {
+        return Some(if cidr.address.is_ipv4() {
+            "network address"
+        } else {
+            "subnet-router anycast address"
+        });
+    }
+    (cidr.broadcast() == Some(cidr.address)).then_some("broadcast address")
 }
 
 /// Source prefixes are ours as a whole: nobody else's address may be in one.
@@ -182,6 +212,20 @@ fn interface(config: &Config) -> Result<Interface, StartError> {
         .ok_or_else(|| StartError::NoSuchInterface {
             interface: config.interface.clone(),
         })?;
+    match interface.kind {
+        Kind::Ethernet => {}
+        Kind::Loopback => {
+            return Err(StartError::Loopback {
+                interface: config.interface.clone(),
+            });
+        }
+        Kind::Other(hardware_type) => {
+            return Err(StartError::NotEthernet {
+                interface: config.interface.clone(),
+                hardware_type,
+            });
+        }
+    }
     if !interface.is_up {
         return Err(StartError::Bind(BindError::InterfaceDown {
             interface: config.interface.clone(),
@@ -333,6 +377,46 @@ mod tests {
             let error = with_address(address).expect_err(address);
             assert!(matches!(error, StartError::NotUnicast(_)), "{address}");
         }
+    }
+
+    #[test]
+    fn addresses_that_stand_for_their_network_are_refused() {
+        let with_address = |address: &str| {
+            let mut config = Config::new("eth0");
+            config.addresses = vec![address.parse().unwrap()];
+            values(&config)
+        };
+        for address in [
+            "192.0.2.0/31",
+            "192.0.2.1/31",
+            "192.0.2.0/32",
+            "192.0.2.255/32",
+            "192.0.3.0/23",
+            "192.0.2.255/23",
+            "2001:db8::/127",
+            "2001:db8::/128",
+            "2001:db8::ffff:ffff:ffff:ffff/64",
+            "2001:db8:0:1::/48",
+            "2001:db8::2/126",
+        ] {
+            with_address(address).unwrap();
+        }
+        for (address, word) in [
+            ("192.0.2.0/24", "network address"),
+            ("192.0.2.255/24", "broadcast address"),
+            ("192.0.2.0/30", "network address"),
+            ("192.0.2.3/30", "broadcast address"),
+            ("10.255.255.255/8", "broadcast address"),
+            ("2001:db8::/64", "subnet-router anycast"),
+            ("2001:db8::4/126", "subnet-router anycast"),
+        ] {
+            let line = with_address(address).expect_err(address).to_string();
+            assert!(line.contains(word) && line.contains(address), "{line}");
+        }
+        // A source prefix is ours as a whole: it is named by any of its addresses.
+        let mut config = Config::new("eth0");
+        config.sources = vec!["10.9.1.0/24".parse().unwrap()];
+        values(&config).unwrap();
     }
 
     #[test]

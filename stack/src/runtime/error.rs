@@ -3,20 +3,41 @@
 use std::io;
 use std::net::IpAddr;
 
-use interruptlet_xdp::{AttachError, RegisterError};
+use interruptlet_xdp::{AttachError, Capability, RegisterError};
 
 use crate::config::{ADDRESSES_MAX, Cidr, MTU_MAX, MTU_MIN, SOURCES_MAX};
 use crate::port::xsk::BindError;
+use crate::wire::Colons;
 
 /// Why a stack did not start. Nothing is left attached, bound or running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// No such interface.
-    #[error("no Ethernet interface is called {interface:?} here: `ip link` lists those there are")]
+    #[error("no interface is called {interface:?} here: `ip link` lists those there are")]
     NoSuchInterface {
         /// The name asked for.
         interface: String,
+    },
+    /// The loopback interface.
+    #[error(
+        "{interface} is the loopback interface, which has no link addresses and no queue that this stack could take: \
+         name an Ethernet interface (`ip link` lists them); for a try on one machine make a veth pair (README.md)"
+    )]
+    Loopback {
+        /// Its name.
+        interface: String,
+    },
+    /// An interface that carries no Ethernet frames.
+    #[error(
+        "{interface} is no Ethernet interface (hardware type {hardware_type} of <linux/if_arp.h>), and this stack \
+         speaks Ethernet only: name one whose `ip link` line says link/ether"
+    )]
+    NotEthernet {
+        /// Its name.
+        interface: String,
+        /// Its type, an `ARPHRD_*` number.
+        hardware_type: u16,
     },
     /// Frames cannot hold packets of this interface's MTU.
     #[error(
@@ -40,6 +61,17 @@ pub enum StartError {
         "{0} is not a unicast host address: give the server an address of its own, such as 192.0.2.1/24"
     )]
     NotUnicast(Cidr),
+    /// An address that stands for its network, not for a host in it.
+    #[error(
+        "{cidr} is the {meaning} of its prefix, which no server can have: choose another address in it, or give \
+         the prefix length that the network has"
+    )]
+    NotHost {
+        /// The address.
+        cidr: Cidr,
+        /// "network address", "broadcast address" or "subnet-router anycast address".
+        meaning: &'static str,
+    },
     /// Too many source prefixes.
     #[error(
         "{count} source prefixes were given, but a stack has at most {SOURCES_MAX}: use larger ones"
@@ -68,6 +100,20 @@ pub enum StartError {
         /// The address.
         address: IpAddr,
         /// Where the kernel has it.
+        interface: String,
+    },
+    /// A neighbour has an address that is to be ours alone.
+    #[error(
+        "a neighbour has {address}: the station with link address {} on {interface} answers for it, or starts on it \
+         right now: choose another address, or take it from that station first",
+        Colons(*neighbour)
+    )]
+    NeighbourHasAddress {
+        /// The address.
+        address: IpAddr,
+        /// The neighbour's link address.
+        neighbour: [u8; 6],
+        /// The interface that it was heard on.
         interface: String,
     },
     /// The kernel does not have an address that is to be shared.
@@ -168,6 +214,17 @@ pub enum StartError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The process lacks capabilities that this configuration needs.
+    #[error(
+        "missing {}: run as root, or grant {} (setcap, AmbientCapabilities=){}",
+        list(missing),
+        if missing.len() == 1 { "it" } else { "them" },
+        lock_limit_hint(missing)
+    )]
+    MissingCapabilities {
+        /// All of them.
+        missing: Vec<MissingCapability>,
+    },
     /// Nothing to serve.
     #[error("no service was registered: a stack without one has nothing to do")]
     NoService,
@@ -197,6 +254,35 @@ pub enum StartError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+/// A capability that is missing, and why it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingCapability {
+    /// The capability.
+    pub capability: Capability,
+    /// What it is needed for: "to ...".
+    pub purpose: String,
+}
+
+fn list(missing: &[MissingCapability]) -> String {
+    let named: Vec<String> = missing
+        .iter()
+        .map(|missing| format!("{} ({})", missing.capability.name(), missing.purpose))
+        .collect();
+    named.join(", ")
+}
+
+/// The one capability that there is another way around.
+fn lock_limit_hint(missing: &[MissingCapability]) -> &'static str {
+    if missing
+        .iter()
+        .any(|missing| missing.capability == Capability::IpcLock)
+    {
+        "; instead of CAP_IPC_LOCK a higher limit will do (ulimit -l, LimitMEMLOCK=)"
+    } else {
+        ""
+    }
 }
 
 /// Why a running stack ended by itself.

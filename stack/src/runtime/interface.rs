@@ -1,23 +1,25 @@
 //! What the kernel knows of the interface.
-#![allow(unsafe_code)]
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use smoltcp::wire::EthernetAddress;
+
+use super::packet_socket::PacketSocket;
 
 /// An interface of this network namespace.
 #[derive(Debug, Clone)]
 pub(super) struct Interface {
     pub(super) name: String,
     pub(super) index: u32,
+    pub(super) kind: Kind,
     pub(super) link: EthernetAddress,
     pub(super) mtu: usize,
     pub(super) is_up: bool,
+    /// Whether there is a carrier: the other end is there, and up.
+    pub(super) is_running: bool,
     /// Addresses that the kernel has on any interface here.
     pub(super) kernel_addresses: Vec<(String, IpAddr)>,
     /// Receive queues, if sysfs shows this namespace.
@@ -52,11 +54,35 @@ impl Interface {
     }
 }
 
-/// Looks an interface up; `None` if there is none of this name, or none with a link address.
+/// What an interface is, by its hardware type (`ARPHRD_*` of <linux/if_arp.h>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ethernet,
+    Loopback,
+    /// Any other type, with its number.
+    Other(u16),
+}
+
+impl Kind {
+    fn of(hardware_type: u16) -> Self {
+        match hardware_type {
+            libc::ARPHRD_ETHER => Self::Ethernet,
+            libc::ARPHRD_LOOPBACK => Self::Loopback,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Looks an interface up; `None` if there is none of this name.
 pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
-    let mut found = None;
+    let mut flags = None;
+    let mut link_address = None;
     let mut kernel_addresses = Vec::new();
     for entry in getifaddrs()? {
+        if entry.interface_name == name {
+            flags = Some(entry.flags);
+        }
+        // None for the link address of an interface that has none.
         let Some(address) = entry.address else {
             continue;
         };
@@ -66,21 +92,23 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
             kernel_addresses.push((entry.interface_name.clone(), IpAddr::V6(v6.ip())));
         } else if let Some(link) = address.as_link_addr()
             && entry.interface_name == name
-            && let Some(bytes) = link.addr()
         {
-            let is_up = entry.flags.contains(InterfaceFlags::IFF_UP);
-            found = Some((link.ifindex() as u32, EthernetAddress(bytes), is_up));
+            link_address = link.addr();
         }
     }
-    let Some((index, link, is_up)) = found else {
+    let Some(flags) = flags else {
         return Ok(None);
     };
+    let index = if_nametoindex(name)?;
     Ok(Some(Interface {
         name: name.to_owned(),
         index,
-        link,
+        kind: Kind::of(interruptlet_xdp::interface_hardware_type(name)?),
+        // Ethernet interfaces have one.
+        link: EthernetAddress(link_address.unwrap_or_default()),
         mtu: interruptlet_xdp::interface_mtu(name)? as usize,
-        is_up,
+        is_up: flags.contains(InterfaceFlags::IFF_UP),
+        is_running: flags.contains(InterfaceFlags::IFF_RUNNING),
         kernel_addresses,
         queues: receive_queues(name, index),
         queues_max: interruptlet_xdp::interface_queues_max(name).ok(),
@@ -91,7 +119,7 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
 
 /// Counts the receive queues in sysfs, if what sysfs shows is this very interface: it may show another
 /// namespace's of the same name.
-fn receive_queues(name: &str, index: u32) -> Option<u32> {
+pub(super) fn receive_queues(name: &str, index: u32) -> Option<u32> {
     let folder = std::path::Path::new("/sys/class/net").join(name);
     let shown: u32 = std::fs::read_to_string(folder.join("ifindex"))
         .ok()?
@@ -115,38 +143,11 @@ fn receive_queues(name: &str, index: u32) -> Option<u32> {
 pub(super) fn join_solicited_node_groups(
     index: u32,
     addresses: impl Iterator<Item = Ipv6Addr>,
-) -> io::Result<OwnedFd> {
-    let socket = socket_with(
-        AddressFamily::PACKET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        // Protocol 0: this socket receives nothing.
-        None,
-    )?;
+) -> io::Result<PacketSocket> {
+    let socket = PacketSocket::new()?;
     for address in addresses {
         let host = address.octets();
-        let mut membership = libc::packet_mreq {
-            mr_ifindex: index as i32,
-            mr_type: libc::PACKET_MR_MULTICAST as u16,
-            mr_alen: 6,
-            mr_address: [0; 8],
-        };
-        membership.mr_address[..6]
-            .copy_from_slice(&[0x33, 0x33, 0xff, host[13], host[14], host[15]]);
-        // SAFETY: the descriptor is open, and the option value is a `packet_mreq` of the size given that
-        // outlives the call.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_ADD_MEMBERSHIP,
-                (&raw const membership).cast(),
-                size_of::<libc::packet_mreq>() as libc::socklen_t,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        socket.join(index, [0x33, 0x33, 0xff, host[13], host[14], host[15]])?;
     }
     Ok(socket)
 }

@@ -1,21 +1,25 @@
 //! Starting and stopping a stack. This file has the running stack: its health, its report, its end.
-//! `check` refuses what cannot work before anything is changed, `reserve` takes ports and groups from
-//! the kernel, `queues` binds the queues and looks what the attachment made of them, and `builder` puts the parts
-//! together. `attachment` does the same for one queue without a
-//! stack.
+//! `check` and `capabilities` refuse what cannot work before anything is changed, `probe` asks whether a
+//! neighbour has our addresses, `reserve` takes ports and groups from the kernel, `queues` binds the queues and looks
+//! what the attachment made of them, and `builder` puts the parts together. `unserved` answers for queues without a
+//! worker while the stack runs. `attachment` starts one queue without a stack.
 
 mod attachment;
 mod builder;
+mod capabilities;
 mod check;
 mod error;
 mod interface;
+mod packet_socket;
+mod probe;
 mod queues;
 mod report;
 mod reserve;
+mod unserved;
 
 pub use attachment::Attachment;
 pub use builder::Builder;
-pub use error::{RunError, StartError};
+pub use error::{MissingCapability, RunError, StartError};
 pub use report::{Facts, QueueFacts, Report};
 
 use std::sync::Arc;
@@ -25,6 +29,7 @@ use std::time::{Duration, Instant};
 use interruptlet_xdp::Program;
 
 use self::reserve::Reservations;
+use self::unserved::Responder;
 use crate::arena::FrameCount;
 use crate::config::Config;
 use crate::pool::{Pool, Waker};
@@ -46,6 +51,8 @@ pub struct Stack {
     pool: Option<Pool>,
     switch: Arc<RunSwitch>,
     facts: Facts,
+    /// Answers for queues without a worker, if there are any.
+    responder: Option<Responder>,
     /// For as long as we have the addresses or ports.
     _reservations: Reservations,
 }
@@ -131,11 +138,21 @@ impl Stack {
     /// Requests that wait for the slow path when the grace is over are dropped. Handlers that are in the
     /// middle of one have what is left of the grace, at least a second; threads that are busy even then
     /// are left behind (see [`Report::slow_threads_left`]).
-    pub fn shutdown(mut self, grace: Duration) -> Report {
+    pub fn shutdown(self, grace: Duration) -> Report {
+        self.shutdown_unless(grace, || false)
+    }
+
+    /// Does what [`shutdown`](Self::shutdown) does, and ends the grace when `is_urgent`, which is asked every few
+    /// milliseconds, returns true.
+    pub fn shutdown_unless(mut self, grace: Duration, is_urgent: impl Fn() -> bool) -> Report {
         self.set_state(RunState::Draining);
-        let until = Instant::now() + grace;
+        let mut until = Instant::now() + grace;
         while Instant::now() < until && !self.all_finished() {
-            std::thread::sleep(Duration::from_millis(5));
+            if is_urgent() {
+                until = Instant::now();
+            } else {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         self.stop(until)
     }
@@ -168,6 +185,9 @@ impl Stack {
         }
         // While there still are a program and sockets to ask.
         let xdp = self.kernel_counters();
+        if let Some(responder) = &mut self.responder {
+            responder.stop();
+        }
         // Detach first: whatever arrives from now on is the kernel's.
         if let Some(program) = self.program.take()
             && let Err(error) = program.detach()
@@ -209,7 +229,8 @@ impl Stack {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        report::sum_counters(self.workers.iter().map(|worker| &*worker.counters))
+        let workers = self.workers.iter().map(|worker| &*worker.counters);
+        report::sum_counters(workers.chain(self.responder.iter().map(Responder::counters)))
     }
 
     fn kernel_counters(&self) -> Vec<(&'static str, u64)> {

@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, soc
 
 use super::StartError;
 use super::interface::{self, Interface};
+use super::packet_socket::PacketSocket;
 use crate::config::Config;
 use crate::port::xsk::BindError;
 
@@ -16,7 +17,7 @@ use crate::port::xsk::BindError;
 #[derive(Debug, Default)]
 pub(super) struct Reservations {
     /// Keeps the memberships.
-    _groups: Option<OwnedFd>,
+    _groups: Option<PacketSocket>,
     /// Keeps the ports.
     _ports: Vec<OwnedFd>,
 }
@@ -59,7 +60,7 @@ pub(super) fn reserve(
     Ok(reservations)
 }
 
-fn join_groups(config: &Config, interface: &Interface) -> Result<OwnedFd, StartError> {
+fn join_groups(config: &Config, interface: &Interface) -> Result<PacketSocket, StartError> {
     let addresses = config
         .addresses
         .iter()

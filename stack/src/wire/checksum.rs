@@ -86,6 +86,14 @@ impl Sum {
         self.fold() == 0xffff
     }
 
+    /// Whether `field` is the sum itself, not its complement: what a sender writes that leaves the rest of a
+    /// checksum to its card, if the pseudo-header was summed.
+    pub fn is_left_in(self, field: [u8; 2]) -> bool {
+        // All ones is another way to write zero.
+        let normal = |sum: u16| if sum == 0xffff { 0 } else { sum };
+        normal(u16::from_ne_bytes(field)) == normal(self.fold())
+    }
+
     /// The checksum field for the summed data, as the two bytes to write.
     #[inline]
     pub fn finish(self) -> [u8; 2] {

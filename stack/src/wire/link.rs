@@ -11,6 +11,17 @@ pub(super) const TAGS_MAX: usize = 2;
 /// Bytes of the longest link header: Ethernet with two tags.
 pub const LINK_HEADER_BYTES_MAX: usize = ETHERNET_HEADER_BYTES + TAGS_MAX * TAG_BYTES;
 
+/// Shows a link address as `ip link` does: 02:00:00:00:00:01.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Colons(pub(crate) [u8; 6]);
+
+impl std::fmt::Display for Colons {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 /// A link header, ready to be written: addressed to the peer whose frame it was made from, with that
 /// frame's 802.1Q tags, if any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

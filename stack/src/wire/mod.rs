@@ -9,6 +9,7 @@ mod link;
 mod parse;
 mod reject;
 
+pub(crate) use link::Colons;
 pub use link::{LINK_HEADER_BYTES_MAX, LinkHeader};
 pub use parse::{Local, Packet, Transport, TransportKind, parse};
 pub use reject::Reject;

@@ -447,6 +447,16 @@ fn check_addresses(
     Ok(())
 }
 
+/// Why a segment is refused whose checksum is wrong: the sender left it to a card, or `otherwise`.
+#[cold]
+fn wrong_checksum(pseudo_header: Sum, field: [u8; 2], otherwise: Reject) -> Reject {
+    if pseudo_header.is_left_in(field) {
+        Reject::ChecksumLeft
+    } else {
+        otherwise
+    }
+}
+
 #[inline(always)]
 fn parse_transport(
     frame: &[u8],
@@ -489,7 +499,8 @@ fn parse_transport(
             }
             check_tcp_options(&segment[TCP_HEADER_BYTES_MIN..header_len])?;
             if !sum().plus(segment).is_valid() {
-                return Err(Reject::TcpChecksum);
+                let field = [segment[16], segment[17]];
+                return Err(wrong_checksum(sum(), field, Reject::TcpChecksum));
             }
             let kind = TransportKind::Tcp {
                 payload: transport + header_len,
@@ -510,12 +521,10 @@ fn parse_transport(
             if unchecked && !is_ipv4 {
                 return Err(Reject::UdpChecksum);
             }
-            if !unchecked
-                && !Sum::pseudo_header(&peer, &local, protocol, len as u16)
-                    .plus(&segment[..len])
-                    .is_valid()
-            {
-                return Err(Reject::UdpChecksum);
+            let sum = Sum::pseudo_header(&peer, &local, protocol, len as u16);
+            if !unchecked && !sum.plus(&segment[..len]).is_valid() {
+                let field = [segment[6], segment[7]];
+                return Err(wrong_checksum(sum, field, Reject::UdpChecksum));
             }
             let kind = TransportKind::Udp {
                 payload_end: transport + len,

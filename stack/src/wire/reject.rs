@@ -61,6 +61,9 @@ rejects! {
     UdpHeader = "drop_udp_header",
     /// UDP checksum, or none over IPv6 (RFC 8200 section 8.1).
     UdpChecksum = "drop_udp_checksum",
+    /// The sender left the TCP or UDP checksum to a card that is not there: the field has the sum of the
+    /// pseudo-header, and nothing else.
+    ChecksumLeft = "drop_checksum_left",
     /// ICMP message shorter than its header.
     IcmpHeader = "drop_icmp_header",
     /// ICMP checksum.

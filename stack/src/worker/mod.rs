@@ -26,8 +26,14 @@ use crate::service::Charge;
 use crate::tcp::{Secret, StreamPort, Tcp, TcpParts, Turn};
 use crate::telemetry::{Counters, RateLimit};
 use crate::udp::{DatagramPort, Udp, Verdict};
-use crate::wire::{Local, Packet, Reject, Transport, TransportKind, UDP_HEADER_BYTES, parse};
+use crate::wire::{
+    Colons, Local, Packet, Reject, Transport, TransportKind, UDP_HEADER_BYTES, parse,
+};
 use crate::{Duration, Instant};
+
+/// How often the log says that a neighbour leaves checksums to a card. It does so for good, or until somebody
+/// reads that.
+const CHECKSUM_WARNING_EVERY: Duration = Duration::from_secs(60);
 
 /// What the runtime wants of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +114,7 @@ pub(crate) struct Worker<P> {
     /// Received frames of this turn; empty between turns.
     batch: Vec<Frame>,
     body_warnings: RateLimit,
+    checksum_warnings: RateLimit,
 }
 
 impl<P: Port> Worker<P> {
@@ -174,6 +181,7 @@ impl<P: Port> Worker<P> {
             counters,
             batch: Vec::with_capacity(budget::RX_FRAMES),
             body_warnings: RateLimit::new(now),
+            checksum_warnings: RateLimit::every(CHECKSUM_WARNING_EVERY, now),
         }
     }
 
@@ -334,6 +342,11 @@ impl<P: Port> Worker<P> {
             Ok(packet) => packet,
             Err(reject) => {
                 self.counters.reject(reject);
+                if reject == Reject::ChecksumLeft
+                    && self.checksum_warnings.allows(clock::instant(nanos))
+                {
+                    warn_of_left_checksums(buffer);
+                }
                 self.egress.arena.free(frame);
                 return;
             }
@@ -558,6 +571,19 @@ impl<P: Port> Worker<P> {
             result,
         }
     }
+}
+
+/// Says who leaves checksums to a card that is not there, and what to do. `frame` is such a frame.
+#[cold]
+fn warn_of_left_checksums(frame: &[u8]) {
+    let mut from = [0; 6];
+    from.copy_from_slice(&frame[6..12]);
+    let from = Colons(from);
+    log::warn!(
+        "TCP and UDP from link address {from} is dropped: its checksums were left to a card, which a veth or tap pair \
+         does not have; turn that off on the other end, the interface with that address: `ethtool -K INTERFACE tx \
+         off`"
+    );
 }
 
 /// The first address of a source prefix that may be used: not the one that stands for the prefix itself.

@@ -409,3 +409,20 @@ impl Packet {
         }
     }
 }
+
+/// The one's complement sum of the pseudo-header, word by word (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub fn pseudo_header_sum(ends: Ends, protocol: u8, len: usize) -> u16 {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let bytes = [octets(ends.0), octets(ends.1)].concat();
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let mut sum = words.sum::<u32>() + u32::from(protocol) + len as u32;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
