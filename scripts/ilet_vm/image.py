@@ -27,7 +27,7 @@ READY = "ilet-guest-ready"
 INIT = f"""\
 #!/bin/busybox sh
 /bin/busybox --install -s /usr/local/bin
-export PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin HOME=/root
+export PATH=/usr/bin:/usr/sbin:/usr/local/bin HOME=/root
 mkdir -p /proc /sys /dev /tmp /run /root /share
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

@@ -40,6 +40,9 @@ class Lab:
         self.namespace.make()
         self.share_programs(bin_dir)
         self.boot(kernel, say, detached)
+        if not detached:
+            return
+        # Others find it by this.
         self._state_file().write_text(json.dumps({"pid": self.guest.pid, "kernel": kernel, "cache": str(self.cache)}))
 
     def boot(self, kernel, say, detached=False):
