@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from .server import PORTS, SITE, Server
 FILES = {"page": 128, "file100k": 100_000, "file1m": 1_000_000, "file10m": 10_000_000}
 # Between the kernel and the stack: none of these may ever happen here.
 LOSSES = ("xsk_rx_ring_full", "xsk_rx_dropped", "xsk_rx_invalid", "xsk_tx_invalid")
-DEFECTS = ("ring_errors", "tx_stalls", "tx_unsent")
+# A guest that is not run for a while stalls; `tx_stuck` says that it did not go on.
+DEFECTS = ("ring_errors", "tx_stuck", "tx_unsent")
 MTU = 1500
 
 
@@ -63,6 +65,11 @@ class Bench:
         if done.code != 0:
             raise LabError(f"{link.card} has no link")
 
+    def driver_drops(self, link):
+        """Packets that the driver says it dropped on reception."""
+        text = self.guest.must(f"ethtool -S {link.card}")
+        return sum(int(n) for n in re.findall(r"^\s*rx_(?:drops|dropped|errors|length_errors|over_errors): (\d+)$", text, re.M))
+
     def server(self, program, link, *args, queues=(0, 1), own=True, before=""):
         """A server on `link` that has its own address there, unless not `own`; to be entered."""
         addresses = ["--address", f"{link.server4}/24", "--address", f"{link.server6}/64"] if own else []
@@ -105,9 +112,9 @@ class Bench:
             text=True,
         )
 
-    def ping(self, address, size=56):
-        """One answered ping. The first of a guest may wait for its neighbour's address."""
-        done = self.namespace.run("ping", "-c", "3", "-i", "0.2", "-W", "20", "-s", str(size), address, check=False, timeout=90)
+    def ping(self, address, size=56, seconds=20):
+        """Three answered pings, each after `seconds` at most."""
+        done = self.namespace.run("ping", "-c", "3", "-i", "0.2", "-W", str(seconds), "-s", str(size), address, check=False, timeout=90)
         expect(" 3 received" in done.stdout, f"ping {address} -s {size}: {done.stdout.strip().splitlines()[-1:]}")
 
     def echo(self, protocol, address, connections, requests, size, port=PORTS["ilet-echo"]):
