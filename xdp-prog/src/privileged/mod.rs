@@ -4,6 +4,7 @@
 
 mod attach;
 mod frames;
+mod interfaces;
 mod namespace;
 mod socket;
 mod verdicts;

@@ -226,7 +226,7 @@ enum Refusal {
 /// What follows from the answer `source` to binding in `bind_mode`, where `mode` was asked for.
 fn refused(source: io::Error, options: &XskOptions, mode: Mode, bind_mode: BindMode) -> Refusal {
     let (interface, queue) = (options.interface.clone(), options.queue);
-    let mebibytes = options.locked_mebibytes(bind_mode);
+    let mebibytes = (options.locked_bytes(bind_mode) >> 20) as u32;
     let errno = source.raw_os_error();
     match errno {
         Some(libc::EPERM | libc::EACCES) => return Refusal::Final(BindError::MissingNetRaw),

@@ -8,9 +8,11 @@ use crate::{Duration, Instant};
 /// How long frames may be out, with none coming back, before something is done about it. Far longer than a
 /// queue takes to send a full ring, and short enough for a peer's first retransmission to go out.
 const STALL: Duration = Duration::from_millis(50);
+/// Stalls in a row after which another way is tried: a machine that is short of processors is late as well.
+const STALLS_PER_WAY: u32 = 3;
 /// Stalls in a row after which the queue is said to be stuck, if the kernel leaves the frames on the TX ring:
 /// every way was tried by then.
-const STUCK_STALLS: u32 = 4;
+const STUCK_STALLS: u32 = 3 * STALLS_PER_WAY;
 /// The same if the kernel took the frames and the driver keeps them: a flow-controlled link may stand still for
 /// a while.
 const STUCK_STALLS_TAKEN: u32 = 20;
@@ -144,11 +146,13 @@ impl Watch {
         }
         self.stalls = self.stalls.saturating_add(1);
         if self.stalls == 1 {
-            // The driver may have gone to sleep while we looked: told once more, it goes on.
+            // The driver may have gone to sleep while the frames were added: told once more, it goes on.
             return Cure::Count;
         }
         let stalls_max = if untaken > 0 {
-            self.way = self.next_way();
+            if self.stalls.is_multiple_of(STALLS_PER_WAY) {
+                self.way = self.next_way();
+            }
             STUCK_STALLS
         } else {
             STUCK_STALLS_TAKEN
@@ -266,7 +270,7 @@ mod tests {
             let seen = play(&mut watch, 0, Some(works));
             assert_eq!(seen[0], (50, Look::Overdue, Some(Cure::Count)));
             let (millis, last, _) = seen[seen.len() - 1];
-            assert!(last == Look::Changed && millis <= 160, "{seen:?}");
+            assert!(last == Look::Changed && millis <= 310, "{seen:?}");
             assert_eq!(watch.way(), works);
             assert!(play(&mut watch, 10_000, Some(works)).is_empty());
         }
@@ -281,7 +285,7 @@ mod tests {
             .filter(|(_, _, cure)| *cure == Some(Cure::Stuck))
             .map(|(millis, ..)| *millis)
             .collect();
-        assert_eq!(stuck, [200], "said once, {seen:?}");
+        assert_eq!(stuck, [450], "said once, {seen:?}");
         let counted = seen
             .iter()
             .filter(|(_, _, cure)| *cure == Some(Cure::Count));

@@ -108,10 +108,9 @@ impl XskOptions {
         }
     }
 
-    /// MiB of memory that are locked in `mode`.
-    pub(crate) fn locked_mebibytes(&self, mode: BindMode) -> u32 {
-        let bytes = u64::from(self.frames) * u64::from(self.chunk_bytes(mode));
-        (bytes >> 20) as u32
+    /// Bytes of memory that are locked in `mode`.
+    pub(crate) fn locked_bytes(&self, mode: BindMode) -> u64 {
+        u64::from(self.frames) * u64::from(self.chunk_bytes(mode))
     }
 }
 
@@ -825,8 +824,8 @@ mod tests {
             assert_eq!(options.chunk_bytes(BindMode::ZeroCopy), 4096, "{mtu}");
         }
         let options = with_mtu(1500);
-        assert_eq!(options.locked_mebibytes(BindMode::Copy), 8);
-        assert_eq!(options.locked_mebibytes(BindMode::ZeroCopy), 16);
+        assert_eq!(options.locked_bytes(BindMode::Copy), 8 << 20);
+        assert_eq!(options.locked_bytes(BindMode::ZeroCopy), 16 << 20);
     }
 
     #[test]
