@@ -314,7 +314,7 @@ signal_run() {
 # Ends the processes of this run, all at once: SIGTERM, then SIGKILL if that did not help.
 end_processes() {
     local tries
-    # Once each: a second SIGTERM ends a server without its grace.
+    # Once each: one more than a second later ends a server without its grace.
     signal_run TERM
     for ((tries = 0; tries < GRACE; tries++)); do
         [[ -n $(run_pids) ]] || return 0
