@@ -238,7 +238,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::clock::{Clock, VirtualClock};
+    use crate::clock::{Clock, MonotonicClock, VirtualClock};
     use crate::service::Handler;
 
     const LIMIT: Duration = Duration::from_micros(50);
@@ -380,6 +380,25 @@ mod tests {
         assert_eq!(World::new().demote(Act::Wait(SHORT)).0, 1 + 16);
         assert_eq!(World::new().demote(Act::Work(LONG)).0, 1 + 4);
         assert_eq!(World::new().demote(Act::Wait(LONG)).0, 1 + 4);
+    }
+
+    /// The same on a real thread.
+    #[test]
+    fn sleeping_is_seen() {
+        let mut handler = Handler::new(Box::new(()));
+        let mut budget = Budget::new(LIMIT);
+        let mut clock = MonotonicClock::since(std::time::Instant::now());
+        for call in 1..=5 {
+            let (start, now) = (clock.nanos(), clock.now());
+            let ran = handler.run(&mut budget, now, &mut clock, |()| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            });
+            assert!(ran.is_some());
+            let end = clock.nanos();
+            let news = budget.settle(end - start, 1, end).unwrap();
+            assert_eq!(news.overruns, u32::from(call > 1));
+            assert_eq!(news.demoted.is_some(), call == 5);
+        }
     }
 
     #[test]
