@@ -1,5 +1,5 @@
 //! Services: what is registered for a port ([`StreamService`], [`DatagramService`]), where its handler runs
-//! ([`handler`]), and what it may take ([`budget`]).
+//! (`handler`), and what it may take (`budget`).
 
 mod budget;
 mod handler;
