@@ -14,7 +14,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::clock::instant;
+use crate::clock::{Clock, instant};
 use crate::egress::Egress;
 use crate::flow::FlowId;
 pub use crate::neighbour::Reach;
@@ -199,6 +199,7 @@ pub struct Core<'a> {
     pub(crate) counters: &'a Counters,
     pub(crate) ip_mtu: usize,
     pub(crate) nanos: u64,
+    pub(crate) clock: &'a mut dyn Clock,
 }
 
 impl Core<'_> {
@@ -233,7 +234,7 @@ impl Core<'_> {
             .resolver
             .link_to(peer.ip())
             .ok_or(OpenError::Unreachable)?;
-        let mut turn = Turn::new(self.egress, self.counters, self.nanos);
+        let mut turn = Turn::new(self.egress, self.counters, self.nanos, self.clock);
         self.tcp
             .open(local, peer, link, token, &mut turn)
             .map(StreamId)
@@ -241,7 +242,7 @@ impl Core<'_> {
 
     /// Acts on a connection. Returns whether it is there.
     pub fn stream(&mut self, id: StreamId, act: impl FnOnce(&mut Stream<'_>)) -> bool {
-        let mut turn = Turn::new(self.egress, self.counters, self.nanos);
+        let mut turn = Turn::new(self.egress, self.counters, self.nanos, self.clock);
         self.tcp.act(id, &mut turn, act)
     }
 

@@ -12,7 +12,7 @@ use smoltcp::wire::EthernetAddress;
 
 use crate::arena::{Arena, FrameCount};
 use crate::client::Client;
-use crate::clock::VirtualClock;
+use crate::clock::{Clock, ThreadTime, VirtualClock};
 use crate::config::{Cidr, Limits};
 use crate::interruptlet::{DatagramInterruptlet, StreamInterruptlet};
 use crate::pool::{Job, Mailbox, SlowPath, Submitter};
@@ -58,6 +58,8 @@ pub struct SimConfig {
     pub datagrams: Vec<SimDatagram>,
     /// What it runs on its client side.
     pub client: Option<Box<dyn Client>>,
+    /// Its clock, of which handlers may have clones.
+    pub clock: VirtualClock,
 }
 
 /// A stream service of a simulation.
@@ -121,6 +123,7 @@ impl Default for SimConfig {
             streams: Vec::new(),
             datagrams: Vec::new(),
             client: None,
+            clock: VirtualClock::default(),
         }
     }
 }
@@ -135,9 +138,9 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// A worker at time zero.
+    /// A worker at the time of its clock: zero, unless somebody has it set.
     pub fn new(config: SimConfig) -> Self {
-        let now = Instant::ZERO;
+        let now = config.clock.time();
         let (port, peer) = memory::pair();
         let port = FaultyPort::new(port, config.faults, config.seed);
         let limits = config.limits;
@@ -187,7 +190,7 @@ impl Sim {
         };
         Self {
             worker: Worker::new(port, arena, parts, now),
-            clock: VirtualClock { time: now },
+            clock: config.clock,
             peer,
             jobs,
             counters,
@@ -201,12 +204,12 @@ impl Sim {
 
     /// The time.
     pub fn now(&self) -> Instant {
-        self.clock.time
+        self.clock.time()
     }
 
     /// Lets time pass.
     pub fn advance(&mut self, by: Duration) {
-        self.clock.time += by;
+        self.clock.pass(by);
     }
 
     /// One pass of the worker's loop. Returns whether there was anything to do.
@@ -217,14 +220,17 @@ impl Sim {
             .is_ok_and(|turned| turned.worked)
     }
 
-    /// One pass of the worker's loop in which every reading of the clock is `step` later than the last:
-    /// the run time of handlers, to try their budget.
+    /// One pass of the worker's loop in which the loop finds every reading of the clock `step` later than the last:
+    /// what it does takes that long, apart from the handlers, who take the time that they give themselves.
     pub fn turn_taking(&mut self, step: Duration) -> bool {
         struct Stepping<'a>(&'a mut VirtualClock, Duration);
-        impl crate::clock::Clock for Stepping<'_> {
+        impl Clock for Stepping<'_> {
             fn nanos(&mut self) -> u64 {
-                self.0.time += self.1;
+                self.0.work(self.1);
                 self.0.nanos()
+            }
+            fn thread_time(&mut self) -> ThreadTime {
+                self.0.thread_time()
             }
         }
         let mut clock = Stepping(&mut self.clock, step);
@@ -253,7 +259,7 @@ impl Sim {
 
     /// Takes no new connections from now on and closes idle ones.
     pub fn drain(&mut self) {
-        self.worker.drain(self.clock.time);
+        self.worker.drain(&mut self.clock);
     }
 
     /// A time before which no timer is due.

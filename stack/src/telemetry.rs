@@ -188,10 +188,17 @@ counters! {
     replies_lost,
     /// Datagram replies cut to what one datagram may hold.
     udp_replies_cut,
-    /// Handler calls that took longer than their budget.
+    /// Times that a frame took longer than the budget of its handler, whose next calls are measured for that.
+    handlers_suspected,
+    /// Measured handler calls that ran, or waited for something, longer than their budget.
     handler_overruns,
-    /// Services that were moved to the slow path for overrunning.
+    /// Measured handler calls that took longer than their budget because their core was taken away meanwhile. Nobody
+    /// is charged for them.
+    handler_preemptions,
+    /// Times that a handler was moved to the slow path for overrunning.
     services_demoted,
+    /// Times that a handler came back from there, to be tried again.
+    services_returned,
     /// Connections begun by a peer: its handshake was completed.
     flows_opened,
     /// SYNs answered, without remembering them.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::Instant;
 use crate::arena::{Frame, Owner};
+use crate::clock::Clock;
 use crate::egress::Egress;
 use crate::interruptlet::{
     DatagramInterruptlet, DatagramOutcome, DatagramRequest, Outbox, RequestInfo,
@@ -63,12 +64,14 @@ impl Udp {
     }
 
     /// Handles a datagram whose headers are checked.
+    #[allow(clippy::too_many_arguments)] // the datagram, and what a turn may use
     pub(crate) fn receive(
         &mut self,
         mut frame: Frame,
         packet: &Transport,
         payload_end: usize,
         now: Instant,
+        clock: &mut dyn Clock,
         egress: &mut Egress,
         counters: &Counters,
     ) -> Verdict {
@@ -94,10 +97,15 @@ impl Udp {
         let buffer = egress.arena.buffer_mut(&mut frame);
         let room = (start + payload_max).min(buffer.len()).max(payload_end);
         let request = DatagramRequest::new(&mut buffer[start..room], len, &info, &mut self.outbox);
-        let outcome = match service.handler.fast() {
-            Some(handler) => {
-                self.called = Some(index);
+        let outcome = service
+            .handler
+            .run(&mut service.budget, now, clock, |handler| {
                 handler.handle(request).into_outcome()
+            });
+        let outcome = match outcome {
+            Some(outcome) => {
+                self.called = Some(index);
+                outcome
             }
             // The handler is with the pool.
             None => DatagramOutcome::Defer,

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::handlers::{DeferDatagrams, Lines, SlowDatagrams};
+use common::handlers::{DeferDatagrams, Echo, Lines, SlowDatagrams, Takes, Timed};
 use common::packets::*;
 use common::pair::{Pair, Wish, server, source};
 use common::raw::Raw;
@@ -89,7 +89,16 @@ const SCENARIOS: &[Scenario] = &[
     (&["deferred_abandoned"], abandoned),
     (&["bodies_failed"], failing_body),
     (&["replies_lost"], late_reply),
-    (&["handler_overruns", "services_demoted"], overruns),
+    (
+        &[
+            "handlers_suspected",
+            "handler_overruns",
+            "services_demoted",
+            "services_returned",
+        ],
+        overruns,
+    ),
+    (&["handler_preemptions"], preemptions),
     (&["request_timeouts"], slow_request),
     (&["idle_timeouts"], idle),
     (&["stall_timeouts"], stalled),
@@ -269,13 +278,21 @@ fn out_of_order() -> Sim {
     sim
 }
 
+/// An echo, over TCP and UDP, whose calls take time.
+fn timed_echo(takes: Takes) -> Sim {
+    let mut config = SimConfig::default();
+    let (echo, _) = Timed::new(Echo, takes, &config);
+    config.streams = vec![stream(echo)];
+    let (echo, _) = Timed::new(Echo, takes, &config);
+    config.datagrams = vec![datagram(echo)];
+    Sim::new(config)
+}
+
 fn demoted() -> Sim {
-    let mut sim = Sim::new(echo_config());
+    let mut sim = timed_echo(Takes::Work(Duration::from_millis(1)));
     let mut raw = Raw::open(&mut sim, Version::V4, 5000);
     for _ in 0..17 {
-        sim.peer().inject(&raw.segment(ACK, b"x").frame(raw.ends));
-        raw.seq = raw.seq.wrapping_add(1);
-        sim.turn_taking(Duration::from_millis(1));
+        raw.send(&mut sim, ACK, b"x");
     }
     sim
 }
@@ -391,10 +408,20 @@ fn late_reply() -> Sim {
 }
 
 fn overruns() -> Sim {
-    let mut sim = Sim::new(echo_config());
-    for _ in 0..16 {
-        sim.peer().inject(&udp(ends(), (5000, PORT), b"x"));
-        sim.turn_taking(Duration::from_millis(1));
+    let mut sim = timed_echo(Takes::Wait(Duration::from_millis(1)));
+    for _ in 0..17 {
+        exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
+    }
+    sim.run_jobs(16);
+    wait(&mut sim, 2);
+    exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
+    sim
+}
+
+fn preemptions() -> Sim {
+    let mut sim = timed_echo(Takes::Lose(Duration::from_millis(1)));
+    for _ in 0..2 {
+        exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
     }
     sim
 }

@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::handlers::{Chunks, Lines, answer};
+use common::handlers::{Chunks, Lines, Takes, Timed, answer};
 use common::packets::*;
 use common::raw::Raw;
 use common::world::{World, read};
@@ -35,14 +35,23 @@ fn answers(conversation: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// A worker whose handler has overrun its budget so often that the slow path runs it.
+/// The same, with a handler that overruns its budget in every call.
+fn slow_lines_config() -> SimConfig {
+    let mut config = lines_config();
+    let (slow, _) = Timed::new(Lines, Takes::Work(Duration::from_millis(1)), &config);
+    config.streams[0].interruptlet = Box::new(slow);
+    config
+}
+
+/// Has the handler overrun its budget until the slow path runs it. It will be tried again after a second, and
+/// demoted again.
 fn demote(sim: &mut Sim) {
     let mut raw = Raw::open(sim, Version::V4, 3000);
     while counter(sim, "services_demoted") == 0 {
         let frame = raw.segment(ACK, b"silence\n").frame(raw.ends);
         raw.seq += 8;
         sim.peer().inject(&frame);
-        sim.turn_taking(Duration::from_millis(1));
+        sim.turn();
         assert!(counter(sim, "handler_overruns") < 100);
     }
     raw.send(sim, RST, b"");
@@ -570,7 +579,7 @@ fn a_demoted_handler_answers_the_same() {
         defer source 50000 6000\ndefer content 30000\nreply end\n";
     let expected = answers(conversation);
     for step in [1000, 13, 5] {
-        let mut world = World::new(lines_config());
+        let mut world = World::new(slow_lines_config());
         demote(&mut world.sim);
         let handle = world.connected(Version::V6);
         let mut received = Vec::new();
@@ -587,7 +596,7 @@ fn a_demoted_handler_answers_the_same() {
 
 #[test]
 fn a_demoted_handler_is_shown_what_came_meanwhile() {
-    let mut sim = Sim::new(lines_config());
+    let mut sim = Sim::new(slow_lines_config());
     demote(&mut sim);
     let mut raw = Raw::open(&mut sim, Version::V4, 5000);
     assert!(raw.request(&mut sim, b"reply").is_empty());
@@ -611,7 +620,7 @@ fn a_demoted_handler_ends_like_any_other() {
         b"reply 1\nclose\nreply 2\n",
     ];
     for bytes in cases {
-        let mut world = World::new(lines_config());
+        let mut world = World::new(slow_lines_config());
         demote(&mut world.sim);
         let handle = world.connected(Version::V4);
         world.exchange(handle, bytes, 0, Duration::from_secs(5));
@@ -629,7 +638,7 @@ fn a_demoted_handler_ends_like_any_other() {
 
 #[test]
 fn a_demoted_handler_that_consumes_nothing_is_not_asked_again() {
-    let mut world = World::new(lines_config());
+    let mut world = World::new(slow_lines_config());
     demote(&mut world.sim);
     let handle = world.connected(Version::V4);
     let reply = world.exchange(handle, b"nothing\n", 100, Duration::from_secs(5));
@@ -641,7 +650,7 @@ fn a_demoted_handler_that_consumes_nothing_is_not_asked_again() {
 
 #[test]
 fn a_demoted_handler_without_room_says_so_and_closes() {
-    let mut config = lines_config();
+    let mut config = slow_lines_config();
     config.limits.slow_queue = 1;
     let mut sim = Sim::new(config);
     demote(&mut sim);
@@ -661,7 +670,7 @@ fn a_demoted_handler_without_room_says_so_and_closes() {
 
 #[test]
 fn an_incomplete_request_of_a_demoted_handler_times_out() {
-    let mut config = lines_config();
+    let mut config = slow_lines_config();
     config.streams[0].request_timeout = Duration::from_secs(5);
     let mut world = World::new(config);
     demote(&mut world.sim);

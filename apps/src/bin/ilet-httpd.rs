@@ -10,6 +10,7 @@ use interruptlet_apps::http::Site;
 use interruptlet_apps::http::descriptors;
 use interruptlet_apps::http::fast::Fast;
 use interruptlet_apps::http::slow::Slow;
+use interruptlet_apps::http::watch::Watcher;
 use interruptlet_apps::serve::{self, Failure};
 
 /// How long a request may take to arrive, from its first byte to its last.
@@ -28,6 +29,12 @@ fn run(args: &HttpdArgs) -> Result<(), Failure> {
     descriptors::raise_limit();
     let site = Site::open(&args.root, args.cache_bytes)?;
     let slow = Arc::new(Slow::new(site.clone()));
+    let watcher = Watcher::start(slow.clone());
+    if let Err(error) = &watcher {
+        log::warn!(
+            "cannot start the thread that looks at cached files: {error}; requests wait for that instead"
+        );
+    }
     let service = StreamService {
         interruptlet: Box::new(move |_worker| Box::new(Fast::new(site.clone()))),
         slow: Some(slow),

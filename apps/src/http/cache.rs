@@ -7,7 +7,7 @@
 //!
 //! All times are microseconds of the loop's clock, which all workers share.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use bytes::Bytes;
@@ -16,8 +16,8 @@ use lru::LruCache;
 use super::files::Identity;
 use super::representation::Representation;
 
-/// Younger entries are served without a question.
-const FRESH_MICROS: i64 = 400_000;
+/// Younger entries are served without a question. What is watched ([`super::watch`]) does not get that old.
+const FRESH_MICROS: i64 = 700_000;
 /// Older entries are never served without a look at the disk. With the time that the look takes, a
 /// changed file is served changed within a second.
 const USABLE_MICROS: i64 = 900_000;
@@ -52,6 +52,8 @@ pub struct Entry {
     claimed_at: AtomicI64,
     /// When it was last served, roughly.
     last_used: AtomicI64,
+    /// It is among those that are looked at beside the requests, or about to be.
+    is_watched: AtomicBool,
 }
 
 /// Whether an entry may be served.
@@ -82,6 +84,7 @@ impl Entry {
             validated_at: AtomicI64::new(now),
             claimed_at: AtomicI64::new(i64::MIN),
             last_used: AtomicI64::new(now),
+            is_watched: AtomicBool::new(false),
         }
     }
 
@@ -127,6 +130,26 @@ impl Entry {
         if now.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= RECENCY_STEP_MICROS {
             self.last_used.store(now, Ordering::Relaxed);
         }
+    }
+
+    /// When it was last served, or read for somebody who asked.
+    pub fn last_used(&self) -> i64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// It takes the place of `old`, and nobody has asked for it since.
+    pub fn replaces(&self, old: &Self) {
+        self.last_used.store(old.last_used(), Ordering::Relaxed);
+    }
+
+    /// Says that it is watched from now on. Returns false if it was already.
+    pub fn begin_watch(&self) -> bool {
+        !self.is_watched.swap(true, Ordering::Relaxed)
+    }
+
+    /// Says that it is not watched any more.
+    pub fn end_watch(&self) {
+        self.is_watched.store(false, Ordering::Relaxed);
     }
 }
 

@@ -32,6 +32,13 @@ impl LoopClock {
         self.at(i64::try_from(own).unwrap_or(i64::MAX), taken_up)
     }
 
+    /// The time now, or a little earlier, as far as requests have told it.
+    pub fn estimate(&self) -> Option<i64> {
+        let least_ahead = self.least_ahead.load(Ordering::Relaxed);
+        let own = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
+        (least_ahead < i64::MAX).then(|| own.saturating_sub(least_ahead))
+    }
+
     fn at(&self, own: i64, taken_up: i64) -> i64 {
         // Both are rounded down, so one more, or the distance could be too small.
         let ahead = own.saturating_add(1).saturating_sub(taken_up);
@@ -53,6 +60,19 @@ mod tests {
         // This one waited 1 ms less, so the next one, which waits for a second, can tell.
         assert_eq!(clock.at(9_000, 6_000), 6_000);
         assert_eq!(clock.at(1_009_000, 6_000), 1_005_999);
+    }
+
+    #[test]
+    fn without_a_request_only_an_estimate_is_told() {
+        let clock = LoopClock::start();
+        assert_eq!(clock.estimate(), None);
+        let told = clock.now(7_000_000);
+        // Both are rounded.
+        assert!(
+            clock
+                .estimate()
+                .is_some_and(|estimate| estimate >= told - 1)
+        );
     }
 
     proptest! {

@@ -8,7 +8,8 @@
 //! Both sides take the same decisions with the same code: [`request`] (framing), [`target`] (paths),
 //! [`answer`] (what needs no file), [`plan`] (conditions and ranges over a representation) and
 //! [`response`] (bytes of heads). They differ in where the content comes from: [`fast`] knows only
-//! [`cache`], [`slow`] also [`files`] and [`source`].
+//! [`cache`], [`slow`] also [`files`] and [`source`]. [`watch`] has the slow side's looks made for what was served
+//! lately, beside the requests.
 
 pub mod answer;
 pub mod cache;
@@ -26,6 +27,7 @@ pub mod response;
 pub mod slow;
 pub mod source;
 pub mod target;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -37,12 +39,14 @@ use std::sync::Arc;
 use cache::SharedCache;
 use descriptors::Streams;
 use files::{Root, RootError};
+use watch::Watch;
 
 /// What all handlers of one server share.
 #[derive(Debug)]
 pub struct Site {
     root: Root,
     cache: SharedCache,
+    watch: Watch,
     streams: Streams,
     boundary: String,
 }
@@ -63,6 +67,7 @@ impl Site {
         Ok(Arc::new(Self {
             root: Root::open(root)?,
             cache: SharedCache::new(cache_bytes),
+            watch: Watch::default(),
             streams: Streams::new(streams),
             boundary: format!("{:016x}{:016x}", random(), random()),
         }))

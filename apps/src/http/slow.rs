@@ -22,6 +22,7 @@ use super::request::{Request, header_storage, looks_like_head, parse};
 use super::response::{Detail, Multipart, answer, content_range, file_head};
 use super::source::{Content, Piece, Pieces};
 use super::target::{Target, directory_location, file_path};
+use super::watch::Watch;
 
 /// How often a file that changes while it is read is read again before it is sent as it comes.
 const READ_ATTEMPTS: usize = 3;
@@ -109,32 +110,67 @@ impl Slow {
     fn find(&self, path: &[u8], now: i64) -> Result<Found, Refused> {
         // The time before any look. The request came earlier, perhaps much, as far as there is a queue.
         let looked_at = self.clock.now(now);
-        let cache = &self.site.cache;
+        self.follow_root(now);
+        match self.site.cache.get(path) {
+            // Another thread was here a moment ago.
+            Some(entry) if entry.is_fresh(now) => Ok(Found::Cached(entry)),
+            Some(entry) => self.look(path, entry, now, looked_at),
+            None => self.load(path, looked_at),
+        }
+    }
+
+    /// Looks at a file of the cache for nobody in particular, at `now`. What became of it, the next request is told.
+    pub fn look_beside(&self, path: &[u8], now: i64) {
+        let Some(entry) = self.site.cache.get(path) else {
+            return;
+        };
+        if let Ok(Found::Cached(found)) = self.look(path, entry.clone(), now, now)
+            && !Arc::ptr_eq(&found, &entry)
+        {
+            found.replaces(&entry);
+        }
+    }
+
+    /// Has another directory served if the root's path leads there now.
+    pub fn follow_root(&self, now: i64) {
         match self.site.root.follow() {
             Ok(false) => {}
             // What a thread reads from the old directory at this moment is found out at its next look.
-            Ok(true) => cache.clear(),
+            Ok(true) => self.site.cache.clear(),
             Err(error) if self.may_warn(now) => {
                 log::warn!("cannot look where --root leads, it is served as it was: {error}");
             }
             Err(_) => {}
         }
-        let cached = cache.get(path);
-        if let Some(entry) = &cached {
-            // Another thread was here a moment ago.
-            if entry.is_fresh(now) {
-                return Ok(Found::Cached(entry.clone()));
-            }
-            if let Ok(Kind::File(identity)) = self.site.root.kind(path)
-                && identity == entry.identity
-                && !entry.is_racy
-            {
-                entry.validated(looked_at);
-                return Ok(Found::Cached(entry.clone()));
-            }
+    }
+
+    /// The loop's time in microseconds, if a request has told it.
+    pub fn loop_time(&self) -> Option<i64> {
+        self.clock.estimate()
+    }
+
+    /// The entries to look at beside the requests.
+    pub fn watch(&self) -> &Watch {
+        &self.site.watch
+    }
+
+    /// Finds the file of a cached entry as it is after `looked_at`.
+    fn look(
+        &self,
+        path: &[u8],
+        entry: Arc<Entry>,
+        now: i64,
+        looked_at: i64,
+    ) -> Result<Found, Refused> {
+        if let Ok(Kind::File(identity)) = self.site.root.kind(path)
+            && identity == entry.identity
+            && !entry.is_racy
+        {
+            entry.validated(looked_at);
+            self.site.watch.join(path, &entry);
+            return Ok(Found::Cached(entry));
         }
         let found = self.load(path, looked_at);
-        let Some(entry) = cached else { return found };
         match &found {
             Ok(Found::Cached(_)) => {}
             // Nobody can look now, which says nothing about the file.
@@ -143,7 +179,7 @@ impl Slow {
             }
             Err(Refused::Failed(_) | Refused::TooMany) => {}
             // It is something else now, or gone.
-            Ok(_) | Err(Refused::NotFound | Refused::Forbidden) => cache.remove(path),
+            Ok(_) | Err(Refused::NotFound | Refused::Forbidden) => self.site.cache.remove(path),
         }
         found
     }
@@ -188,7 +224,9 @@ impl Slow {
                 is_racy,
                 looked_at,
             ));
-            self.site.cache.insert(path, entry.clone());
+            if self.site.cache.insert(path, entry.clone()) {
+                self.site.watch.join(path, &entry);
+            }
             return Ok(Found::Cached(entry));
         }
         let permit = self.site.streams.start().ok_or(Refused::TooMany)?;

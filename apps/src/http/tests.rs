@@ -17,6 +17,7 @@ use super::fast::Fast;
 use super::files::Kind;
 use super::representation::Representation;
 use super::slow::Slow;
+use super::watch::Rounds;
 
 const MILLISECOND: i64 = 1000;
 const CACHE_BYTES: usize = 1 << 20;
@@ -27,6 +28,7 @@ struct Server {
     site: Arc<Site>,
     fast: Fast,
     slow: Slow,
+    rounds: Rounds,
     now: i64,
 }
 
@@ -113,6 +115,7 @@ impl Server {
             slow: Slow::new(site.clone()),
             site,
             dir,
+            rounds: Rounds::default(),
             now: 1_000_000,
         }
     }
@@ -157,6 +160,20 @@ impl Server {
         self.send(&format!(
             "GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n"
         ))
+    }
+
+    /// What the thread that looks at cached files does every 300 ms.
+    fn look_beside(&mut self) {
+        self.rounds.look(&self.site.watch, &self.slow, self.now);
+    }
+
+    /// Lets so much time pass, with a look every 300 ms.
+    fn wait(&mut self, time: i64) {
+        for _ in 0..time / (300 * MILLISECOND) {
+            self.now += 300 * MILLISECOND;
+            self.look_beside();
+        }
+        self.now += time % (300 * MILLISECOND);
     }
 
     /// Whether a request is deferred, without serving it.
@@ -460,7 +477,7 @@ fn without_room_on_the_slow_path() {
     assert_eq!(reply.field("Retry-After"), Some("1"));
     // Memory that is due for a look, but not too old, will do.
     server.get("/a.txt");
-    server.now += 500 * MILLISECOND;
+    server.now += 800 * MILLISECOND;
     let info = server.info();
     let called = testing::overloaded(&mut server.fast, request, &info);
     assert!(
@@ -473,7 +490,7 @@ fn a_change_is_seen_within_a_second() {
     let mut server = Server::new();
     let old = server.get("/a.txt");
     server.write("a.txt", "changed");
-    server.now += 399 * MILLISECOND;
+    server.now += 699 * MILLISECOND;
     assert_eq!(server.get("/a.txt").body, b"0123456789");
     server.now += MILLISECOND;
     // One request goes to look; the others do not wait for it.
@@ -532,7 +549,7 @@ fn a_look_counts_from_when_it_was_made() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     server.get("/a.txt");
     let waited = start.elapsed().as_micros() as i64;
-    server.now += 500 * MILLISECOND + 399 * MILLISECOND;
+    server.now += 500 * MILLISECOND + 699 * MILLISECOND;
     assert_eq!(server.get("/a.txt").by, By::Fast);
     // But not from later.
     server.now += waited - 500 * MILLISECOND + MILLISECOND;
@@ -550,12 +567,128 @@ fn an_unchanged_file_is_not_read_again() {
         let content = Bytes::from_static(b"in memory");
         let entry = Entry::new(representation, content, identity, is_racy, server.now);
         server.site.cache.insert(b"a.txt", Arc::new(entry));
-        server.now += 500 * MILLISECOND;
+        server.now += 800 * MILLISECOND;
         let reply = server.get("/a.txt");
         assert_eq!((reply.by, &reply.body[..]), (By::Slow, body.as_bytes()));
         let reply = server.get("/a.txt");
         assert_eq!((reply.by, &reply.body[..]), (By::Fast, body.as_bytes()));
     }
+}
+
+const SECOND: i64 = 1_000_000;
+
+#[test]
+fn a_quiet_site_is_served_by_the_fast_path() {
+    let mut server = Server::new();
+    assert_eq!(server.get("/a.txt").by, By::Slow);
+    for pause in [1, 2, 5, 60, 599] {
+        server.wait(pause * SECOND);
+        let reply = server.get("/a.txt");
+        assert_eq!((reply.by, &reply.body[..]), (By::Fast, &b"0123456789"[..]));
+    }
+}
+
+#[test]
+fn what_changed_on_a_quiet_site_is_served_changed() {
+    let mut server = Server::new();
+    let old = server.get("/a.txt");
+    server.wait(60 * SECOND);
+    server.write("a.txt", "changed");
+    server.wait(SECOND);
+    // Read beside the requests, too.
+    let new = server.get("/a.txt");
+    assert_eq!((new.by, &new.body[..]), (By::Fast, &b"changed"[..]));
+    assert_ne!(new.field("ETag"), old.field("ETag"));
+    fs::remove_file(server.dir.path().join("root/a.txt")).unwrap();
+    server.wait(SECOND);
+    assert_eq!(server.site.cache().size(), (0, 0));
+    assert_eq!(server.get("/a.txt").status(), 404);
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_left_alone_and_not_served_unseen() {
+    let mut server = Server::new();
+    server.get("/a.txt");
+    server.wait(601 * SECOND);
+    assert!(server.rounds.is_empty());
+    server.write("a.txt", "changed");
+    server.wait(3600 * SECOND);
+    let reply = server.get("/a.txt");
+    assert_eq!((reply.by, &reply.body[..]), (By::Slow, &b"changed"[..]));
+    // From now on it is looked at again.
+    server.wait(SECOND);
+    assert_eq!(server.get("/a.txt").by, By::Fast);
+}
+
+/// A file that changes again and again is read again and again, but not for ever.
+#[test]
+fn a_file_that_keeps_changing_is_left_alone_in_the_end() {
+    let mut server = Server::new();
+    server.get("/a.txt");
+    for change in 0..70 {
+        server.write("a.txt", change.to_string());
+        server.wait(9 * SECOND);
+    }
+    assert!(server.rounds.is_empty());
+    assert_eq!(server.get("/a.txt").body, b"69");
+}
+
+#[test]
+fn without_looks_requests_look_for_themselves() {
+    let mut server = Server::new();
+    server.get("/a.txt");
+    // The thread is held up.
+    server.now += SECOND;
+    server.write("a.txt", "changed");
+    let reply = server.get("/a.txt");
+    assert_eq!((reply.by, &reply.body[..]), (By::Slow, &b"changed"[..]));
+}
+
+#[test]
+fn another_root_is_seen_beside_the_requests() {
+    let mut server = Server::new();
+    let at = |name: &str| server.dir.path().join(name);
+    let (root, old, new) = (at("root"), at("old"), at("new"));
+    fs::create_dir(&new).unwrap();
+    fs::write(new.join("a.txt"), "new").unwrap();
+    server.get("/a.txt");
+    fs::rename(&root, old).unwrap();
+    fs::rename(new, &root).unwrap();
+    server.wait(300 * MILLISECOND);
+    assert_eq!(server.site.cache().size(), (0, 0));
+    assert_eq!(server.get("/a.txt").body, b"new");
+}
+
+/// Those that were used last are looked at, however many there are.
+#[test]
+fn looks_are_bounded() {
+    let mut server = Server::with_cache(64 << 20);
+    let name = |number: usize| format!("f{number}");
+    for number in 0..1200 {
+        server.write(&name(number), "x");
+        // As many as may join between two rounds, one round, and more.
+        if number == 600 {
+            server.look_beside();
+        }
+        server.now += MILLISECOND;
+        server.get(&format!("/{}", name(number)));
+    }
+    assert_eq!(server.site.cache().size().0, 1200);
+    server.look_beside();
+    server.now += SECOND;
+    server.look_beside();
+    let served_at_once = |server: &mut Server| -> Vec<usize> {
+        let at_once = |number: &usize| !server.defers(&format!("/{}", name(*number)));
+        (0..1200).filter(at_once).collect()
+    };
+    // Those that were used last, of those that had joined before too many wanted to.
+    assert!(served_at_once(&mut server).into_iter().eq(600..1112));
+    // The others join when they are looked at for a request, instead of one that was used longer ago.
+    server.now += 100 * MILLISECOND;
+    assert_eq!(server.get("/f1199").by, By::Slow);
+    server.wait(SECOND);
+    let at_once = served_at_once(&mut server);
+    assert!(at_once.len() == 512 && at_once.contains(&1199));
 }
 
 #[test]
@@ -624,7 +757,7 @@ fn files_that_are_being_sent_leave_descriptors_for_others() {
     // Small ones go on, and so does what is in memory while nobody can look at the file.
     assert_eq!(server.get("/a.txt").status(), 200);
     server.write("a.txt", vec![b'x'; 1_000_000]);
-    server.now += 500 * MILLISECOND;
+    server.now += 800 * MILLISECOND;
     let kept = server.get("/a.txt");
     assert_eq!((kept.by, &kept.body[..]), (By::Slow, &b"0123456789"[..]));
     assert_eq!(server.site.cache().size().0, 1);

@@ -39,12 +39,12 @@ use self::segment::{Segment, is_before};
 use self::time_wait::{Closed, TimeWait};
 use crate::arena::{Frame, FrameMemory, Owner};
 use crate::client::{Actions, Client, End, OpenError, Stream, StreamId};
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::config::{Cidr, ENGINE_RX_BYTES, ENGINE_TX_BYTES, Limits, SCRATCH_ROOM_BYTES};
 use crate::device::{Device, Translation};
 use crate::egress::Egress;
 use crate::flow::{FlowId, FlowTable};
-use crate::interruptlet::{Outbox, StreamInterruptlet};
+use crate::interruptlet::{Outbox, StreamInterruptlet, StreamOutcome, StreamRequest};
 use crate::pool::{Job, MailboxSender, Response, SlowPath, Source, Submitter};
 use crate::service::{Budget, Handler};
 use crate::telemetry::{Counters, Summon};
@@ -79,7 +79,23 @@ pub(crate) struct StreamPort {
     pub(crate) keep_alive: Option<Duration>,
 }
 
-/// What an event of one turn may use: where to send, where to count, and the time.
+impl StreamPort {
+    /// Has the handler handle a request on the core; `None` if the pool has the handler.
+    #[inline]
+    fn handle(
+        &mut self,
+        request: StreamRequest<'_>,
+        now: Instant,
+        clock: &mut dyn Clock,
+    ) -> Option<StreamOutcome> {
+        self.handler.run(&mut self.budget, now, clock, |handler| {
+            handler.handle(request).into_outcome()
+        })
+    }
+}
+
+/// What an event of one turn may use: where to send, where to count, the time, and the clock for calls of handlers
+/// that are measured.
 pub(crate) struct Turn<'a> {
     pub(crate) egress: &'a mut Egress,
     pub(crate) counters: &'a Counters,
@@ -88,10 +104,16 @@ pub(crate) struct Turn<'a> {
     millis: Millis,
     /// The same time in nanoseconds, for clients.
     pub(crate) nanos: u64,
+    clock: &'a mut dyn Clock,
 }
 
 impl<'a> Turn<'a> {
-    pub(crate) fn new(egress: &'a mut Egress, counters: &'a Counters, nanos: u64) -> Self {
+    pub(crate) fn new(
+        egress: &'a mut Egress,
+        counters: &'a Counters,
+        nanos: u64,
+        clock: &'a mut dyn Clock,
+    ) -> Self {
         let now = clock::instant(nanos);
         Self {
             egress,
@@ -99,6 +121,7 @@ impl<'a> Turn<'a> {
             now,
             millis: direct::millis(now),
             nanos,
+            clock,
         }
     }
 }

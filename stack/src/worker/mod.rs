@@ -4,6 +4,7 @@
 //! the time only from the clock that it is given, and does I/O only through its port.
 
 mod budget;
+mod handlers;
 
 use std::io;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use smoltcp::wire::EthernetAddress;
 
+use self::handlers::{Handlers, Service};
 use crate::arena::{Arena, Frame, FrameCount};
 use crate::client::{Client, Core, Datagram, Datagrams};
 use crate::clock::{self, Clock};
@@ -22,7 +24,6 @@ use crate::neighbour::{self, Resolver};
 use crate::pool::{Command, Mailbox, Route, Submitter};
 use crate::port::idle::{Action, Idle};
 use crate::port::{self, Port};
-use crate::service::Charge;
 use crate::tcp::{Secret, StreamPort, Tcp, TcpParts, Turn};
 use crate::telemetry::{Counters, RateLimit};
 use crate::udp::{DatagramPort, Udp, Verdict};
@@ -115,6 +116,7 @@ pub(crate) struct Worker<P> {
     batch: Vec<Frame>,
     body_warnings: RateLimit,
     checksum_warnings: RateLimit,
+    handlers: Handlers,
 }
 
 impl<P: Port> Worker<P> {
@@ -182,6 +184,7 @@ impl<P: Port> Worker<P> {
             batch: Vec::with_capacity(budget::RX_FRAMES),
             body_warnings: RateLimit::new(now),
             checksum_warnings: RateLimit::every(CHECKSUM_WARNING_EVERY, now),
+            handlers: Handlers::new(now),
         }
     }
 
@@ -208,7 +211,7 @@ impl<P: Port> Worker<P> {
                 let wanted = switch.get();
                 if wanted != state {
                     state = wanted;
-                    self.enter(state, now);
+                    self.enter(state, now, clock);
                     continue;
                 }
                 if state == RunState::Draining && self.tcp.unfinished() == 0 {
@@ -259,8 +262,8 @@ impl<P: Port> Worker<P> {
             self.counters.rx_batches.increment();
         }
         for frame in batch.drain(..) {
-            self.receive(frame, nanos);
-            nanos = self.charge(nanos, clock);
+            self.receive(frame, nanos, clock);
+            nanos = self.settle(nanos, clock);
         }
         self.batch = batch;
 
@@ -269,18 +272,18 @@ impl<P: Port> Worker<P> {
                 break;
             };
             worked = true;
-            self.carry_out(command, nanos);
-            nanos = self.charge(nanos, clock);
+            self.carry_out(command, nanos, clock);
+            nanos = self.settle(nanos, clock);
         }
         // An idle loop looks for frames, and for nothing else.
         if worked || self.client_stirred || self.client_due.is_some_and(|due| due <= nanos) {
-            self.take_client_turn(nanos);
+            self.take_client_turn(nanos, clock);
         }
 
-        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
+        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
         let now = turn.now;
         self.tcp.expire(budget::TIMERS, &mut turn);
-        // What many connections' deadlines took is no handler's doing.
+        // What many connections' deadlines took says nothing of a handler.
         self.tcp.take_called();
         // What became of connections here, the client may act on in the next turn.
         self.client_stirred = self.tcp.flush(&mut turn);
@@ -330,12 +333,13 @@ impl<P: Port> Worker<P> {
     }
 
     /// Takes no new connections from now on and closes idle ones.
-    pub(crate) fn drain(&mut self, now: Instant) {
-        self.enter(RunState::Draining, now);
+    pub(crate) fn drain(&mut self, clock: &mut impl Clock) {
+        let now = clock.now();
+        self.enter(RunState::Draining, now, clock);
     }
 
     /// Classifies a frame and has it handled.
-    fn receive(&mut self, mut frame: Frame, nanos: u64) {
+    fn receive(&mut self, mut frame: Frame, nanos: u64, clock: &mut impl Clock) {
         let len = frame.len();
         let buffer = self.egress.arena.buffer_mut(&mut frame);
         let packet = match parse(buffer, len, &self.local) {
@@ -369,7 +373,7 @@ impl<P: Port> Worker<P> {
         };
         match packet.kind {
             TransportKind::Tcp { payload, flags } => {
-                let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
+                let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
                 self.tcp.receive(frame, &packet, payload, flags, &mut turn);
             }
             TransportKind::Udp { payload_end } => {
@@ -379,6 +383,7 @@ impl<P: Port> Worker<P> {
                     &packet,
                     payload_end,
                     now,
+                    clock,
                     &mut self.egress,
                     &self.counters,
                 );
@@ -402,8 +407,8 @@ impl<P: Port> Worker<P> {
     }
 
     /// Carries out what another thread asked for.
-    fn carry_out(&mut self, command: Command, nanos: u64) {
-        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
+    fn carry_out(&mut self, command: Command, nanos: u64, clock: &mut impl Clock) {
+        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
         match command {
             Command::Reply {
                 route: Route::Flow(flow),
@@ -445,7 +450,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// Lets the client have its turn, if there is one.
-    fn take_client_turn(&mut self, nanos: u64) {
+    fn take_client_turn(&mut self, nanos: u64, clock: &mut impl Clock) {
         let Some(mut client) = self.tcp.take_client() else {
             return;
         };
@@ -457,6 +462,7 @@ impl<P: Port> Worker<P> {
             counters: &self.counters,
             ip_mtu: self.ip_mtu,
             nanos,
+            clock,
         });
         self.tcp.restore_client(client);
     }
@@ -497,33 +503,42 @@ impl<P: Port> Worker<P> {
         None
     }
 
-    /// Charges the time since `start` to the handler that ran, if one did; returns the time. Without
-    /// handlers nobody's time is kept, and the turn's will do.
-    fn charge(&mut self, start: u64, clock: &mut impl Clock) -> u64 {
+    /// Settles the budget of the handler that ran since `start`, if one did; returns the time. Without handlers nobody's
+    /// time is kept, and the turn's will do.
+    fn settle(&mut self, start: u64, clock: &mut impl Clock) -> u64 {
         if !self.has_services {
             return start;
         }
         let nanos = clock.nanos();
-        let run_time = Duration::from_micros(nanos.saturating_sub(start) / 1000);
-        let counters = &self.counters;
-        if let Some((service, calls)) = self.tcp.take_called() {
-            let charge = service.budget.charge(run_time, calls);
-            if account("TCP", service.port, charge, run_time, calls, counters) {
-                service.handler.demote();
-            }
+        let spent = nanos.saturating_sub(start);
+        if let Some((called, calls)) = self.tcp.take_called() {
+            let service = Service {
+                protocol: "TCP",
+                port: called.port,
+            };
+            self.handlers.settle(
+                (service, &mut called.handler, &mut called.budget),
+                (spent, calls, nanos),
+                &self.counters,
+            );
         }
-        if let Some(service) = self.udp.take_called() {
-            let charge = service.budget.charge(run_time, 1);
-            if account("UDP", service.port, charge, run_time, 1, counters) {
-                service.handler.demote();
-            }
+        if let Some(called) = self.udp.take_called() {
+            let service = Service {
+                protocol: "UDP",
+                port: called.port,
+            };
+            self.handlers.settle(
+                (service, &mut called.handler, &mut called.budget),
+                (spent, 1, nanos),
+                &self.counters,
+            );
         }
         nanos
     }
 
-    fn enter(&mut self, state: RunState, now: Instant) {
+    fn enter(&mut self, state: RunState, now: Instant, clock: &mut impl Clock) {
         let nanos = clock::nanos(now);
-        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos);
+        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
         match state {
             RunState::Running => {}
             RunState::Draining => self.tcp.drain(),
@@ -555,7 +570,8 @@ impl<P: Port> Worker<P> {
     fn finish(mut self, clock: &mut impl Clock, result: io::Result<()>) -> Ended<P> {
         if result.is_err() {
             // Nobody will acknowledge what flows hold.
-            self.enter(RunState::Stopping, clock.now());
+            let now = clock.now();
+            self.enter(RunState::Stopping, now, clock);
         }
         port::settle(
             &mut self.port,
@@ -607,31 +623,6 @@ fn first_host(prefix: &Cidr) -> Cidr {
         address,
         prefix: prefix.prefix,
     }
-}
-
-/// Counts an overrun and reports a demotion; returns whether the handler is to be demoted.
-fn account(
-    protocol: &str,
-    port: u16,
-    charge: Charge,
-    run_time: Duration,
-    calls: u32,
-    counters: &Counters,
-) -> bool {
-    if charge == Charge::Within {
-        return false;
-    }
-    counters.handler_overruns.increment();
-    if charge == Charge::Overrun {
-        return false;
-    }
-    counters.services_demoted.increment();
-    let run_time = run_time / calls;
-    log::warn!(
-        "{protocol} port {port}: its interruptlet overran its budget too often (last call {run_time}); \
-         the slow path serves it from now on"
-    );
-    true
 }
 
 /// The outcome of one pass.

@@ -1,15 +1,18 @@
 //! Handlers under test: echo, and a line-oriented one whose requests name their outcome.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use interruptlet::Duration;
+use interruptlet::clock::VirtualClock;
 use interruptlet::interruptlet::{
     DatagramInterruptlet, DatagramReply, DatagramRequest, StreamInterruptlet, StreamReply,
     StreamRequest,
 };
 use interruptlet::pool::{Body, BodySource, Deferred, Responder, Response, SlowPath};
+use interruptlet::sim::SimConfig;
 
 use super::pattern;
 
@@ -27,6 +30,67 @@ impl DatagramInterruptlet for Echo {
     fn handle(&mut self, request: DatagramRequest<'_>) -> DatagramReply {
         let len = request.bytes().len();
         request.reply_in_place().send(len)
+    }
+}
+
+/// What a call does to the time.
+#[derive(Debug, Clone, Copy)]
+pub enum Takes {
+    /// It works.
+    Work(Duration),
+    /// It waits for something.
+    Wait(Duration),
+    /// Its core is taken away meanwhile.
+    Lose(Duration),
+}
+
+/// Handles as another one does, and takes time for it, in every call.
+pub struct Timed<H> {
+    handler: H,
+    clock: VirtualClock,
+    takes: Arc<Mutex<Takes>>,
+}
+
+impl<H> Timed<H> {
+    /// On the clock of `config`. What calls take from now on can be changed through the second value.
+    pub fn new(handler: H, takes: Takes, config: &SimConfig) -> (Self, Arc<Mutex<Takes>>) {
+        let takes = Arc::new(Mutex::new(takes));
+        let timed = Self {
+            handler,
+            clock: config.clock.clone(),
+            takes: Arc::clone(&takes),
+        };
+        (timed, takes)
+    }
+
+    fn take(&self) {
+        match *self.takes.lock().unwrap() {
+            Takes::Work(time) => self.clock.work(time),
+            Takes::Wait(time) => self.clock.wait(time),
+            Takes::Lose(time) => self.clock.pass(time),
+        }
+    }
+}
+
+impl<H: StreamInterruptlet> StreamInterruptlet for Timed<H> {
+    fn handle(&mut self, request: StreamRequest<'_>) -> StreamReply {
+        self.take();
+        self.handler.handle(request)
+    }
+
+    fn timed_out(&mut self, request: StreamRequest<'_>) -> StreamReply {
+        self.handler.timed_out(request)
+    }
+
+    fn overloaded(&mut self, request: StreamRequest<'_>) -> StreamReply {
+        self.handler.overloaded(request)
+    }
+}
+
+impl<H: DatagramInterruptlet> DatagramInterruptlet for Timed<H> {
+    fn handle(&mut self, request: DatagramRequest<'_>) -> DatagramReply {
+        self.take();
+        self.handler.handle(request)
     }
 }
 

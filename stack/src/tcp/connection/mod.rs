@@ -702,11 +702,6 @@ impl Connection {
         }
         self.shown = Some((available, ended));
         let info = self.info(available, ended, turn.now);
-        let service = &mut resources.ports[self.service];
-        let Some(handler) = service.handler.fast() else {
-            self.submit_to_demoted(id, available, info, resources, turn);
-            return false;
-        };
         if !window.holds(available) {
             // The bytes came in several segments: make them one slice.
             let copied = self
@@ -720,7 +715,13 @@ impl Connection {
         let buffer = window.buffer(&resources.memory, &mut resources.scratch);
         let request =
             StreamRequest::new(buffer, available, Info::Told(&info), &mut resources.outbox);
-        let outcome = handler.handle(request).into_outcome();
+        let service = &mut resources.ports[self.service];
+        let Some(outcome) = service.handle(request, turn.now, turn.clock) else {
+            // The scratch buffer is for what the pool is shown from now on.
+            window.forget();
+            self.submit_to_demoted(id, available, info, resources, turn);
+            return false;
+        };
         resources.note_call(self.service);
         self.settle(id, outcome, window, resources, turn);
         true

@@ -44,12 +44,12 @@ impl Direct {
                 consumed: consumed_before,
                 outcome,
             };
-            let Some(handler) = ports[service].handler.fast() else {
-                return After::engine(Summon::Demoted, Some(frame), handled(None));
-            };
             let buffer = &mut memory.frame_mut(&mut frame)[start..];
             let request = StreamRequest::new(buffer, available, info, outbox);
-            let outcome = handler.handle(request).into_outcome();
+            let outcome = ports[service].handle(request, cx.turn.now, cx.turn.clock);
+            let Some(outcome) = outcome else {
+                return After::engine(Summon::Demoted, Some(frame), handled(None));
+            };
             cx.resources.note_call(service);
             let consumed = match outcome {
                 StreamOutcome::InPlace { consumed, .. } => consumed,

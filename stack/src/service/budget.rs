@@ -1,0 +1,506 @@
+//! The run-time budget of a handler: whom it is charged to, and what follows from that.
+
+use std::fmt;
+
+use crate::clock::{self, ThreadTime};
+use crate::{Duration, Instant};
+
+/// Watches the run time of one handler, and decides whether it runs on the core.
+///
+/// A handler is trusted or suspected. Calls of a trusted one are not measured: the loop reads its clock after each
+/// frame anyway, and a frame within the budget had its handler within it. A frame beyond the budget makes the handler
+/// suspected, no more: the time may have been the frame's or another process's. Calls of a suspected handler are
+/// measured one by one, with the clock of the thread. An overrun adds to its score, a call within the budget takes one
+/// off; at [`CLEARED_SCORE`] the handler is trusted again, at [`DEMOTED_SCORE`] the pool runs it for a while, after
+/// which it comes back to the core, suspected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// In nanoseconds.
+    limit: u64,
+    /// Zero: trusted.
+    score: u32,
+    /// What overruns took since the handler was trusted last, or came back, in nanoseconds.
+    overran: u64,
+    /// How long the pool had the handler last; zero if the handler was trusted since.
+    away: Duration,
+    /// When the handler comes back, while it is away.
+    back_at: Option<Instant>,
+    /// What happened since the last [`settle`](Self::settle).
+    news: News,
+}
+
+/// A handler of this score is trusted again as soon as its frame is settled.
+const CLEARED_SCORE: u32 = 1;
+/// A handler becomes suspected with this score: so many calls within the budget clear it.
+const SUSPECTED_SCORE: u32 = CLEARED_SCORE + 64;
+/// What an overrun scores for each time that the budget fits into it.
+const OVERRUN_SCORE: u32 = 16;
+/// How often the budget is counted in one overrun: one very long call is not proof enough, since not every
+/// kernel leaves interrupts and what a hypervisor took out of a thread's time.
+const OVERRUN_TIMES_MAX: u64 = 4;
+/// The pool runs a handler of this score: after 16 short overruns, or four long ones.
+const DEMOTED_SCORE: u32 = SUSPECTED_SCORE + 16 * OVERRUN_SCORE;
+/// The score of a handler that comes back: half as many overruns send it away again, and so many calls within the
+/// budget clear it.
+const RETURNED_SCORE: u32 = DEMOTED_SCORE - 8 * OVERRUN_SCORE;
+/// How long a handler is away first; then twice as long each time that it comes back and is demoted again.
+const AWAY_FIRST: Duration = Duration::from_secs(1);
+/// It is not doubled beyond this.
+const AWAY_MAX: Duration = Duration::from_secs(256);
+/// A handler is away at least so many times as long as its overruns took: what a handler that blocks in every call
+/// can cost its core is a share of one in so many.
+const AWAY_TIMES: u64 = 128;
+
+/// What happened to a handler in a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct News {
+    /// It became suspected.
+    pub(crate) suspected: bool,
+    /// Calls that overran the budget.
+    pub(crate) overruns: u32,
+    /// Calls that took longer than the budget only because the core was taken away meanwhile.
+    pub(crate) preemptions: u32,
+    /// It came back to the core.
+    pub(crate) returned: bool,
+    /// It is trusted again.
+    pub(crate) cleared: bool,
+    /// It is to be demoted, for so long.
+    pub(crate) demoted: Option<Duration>,
+    /// The last overrun.
+    pub(crate) last: Overrun,
+}
+
+/// What a call did too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overrun {
+    /// It ran, so many nanoseconds.
+    Ran(u64),
+    /// It waited for something, and took so many nanoseconds with that.
+    Waited(u64),
+}
+
+impl Default for Overrun {
+    fn default() -> Self {
+        Self::Ran(0)
+    }
+}
+
+impl Overrun {
+    fn nanos(self) -> u64 {
+        match self {
+            Self::Ran(nanos) | Self::Waited(nanos) => nanos,
+        }
+    }
+}
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ran(nanos) => write!(f, "ran for {} \u{b5}s", nanos / 1000),
+            Self::Waited(nanos) => {
+                write!(f, "took {} \u{b5}s, waiting for something", nanos / 1000)
+            }
+        }
+    }
+}
+
+/// What a call took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spent {
+    /// Nanoseconds from begin to end.
+    elapsed: u64,
+    /// Nanoseconds that the thread ran.
+    ran: u64,
+    waited: bool,
+}
+
+impl Spent {
+    pub(super) fn between(before: &ThreadTime, after: &ThreadTime) -> Self {
+        Self {
+            elapsed: after.nanos.saturating_sub(before.nanos),
+            ran: after.ran.saturating_sub(before.ran),
+            waited: after.waits != before.waits,
+        }
+    }
+
+    /// What of it is beyond `limit` and the handler's doing.
+    fn overrun(&self, limit: u64) -> Option<Overrun> {
+        if self.ran > limit {
+            Some(Overrun::Ran(self.ran))
+        } else if self.waited && self.elapsed > limit {
+            Some(Overrun::Waited(self.elapsed))
+        } else {
+            None
+        }
+    }
+}
+
+impl Budget {
+    /// Lets a handler take `limit` per call.
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self {
+            limit: nanos_of(limit),
+            score: 0,
+            overran: 0,
+            away: Duration::ZERO,
+            back_at: None,
+            news: News::default(),
+        }
+    }
+
+    /// What a call may take.
+    pub(crate) fn limit(&self) -> Duration {
+        micros_of(self.limit)
+    }
+
+    /// Whether the handler's calls are to be measured.
+    #[inline]
+    pub(super) fn is_suspected(&self) -> bool {
+        self.score > 0
+    }
+
+    /// Whether the core may run the handler, which comes back if its time away is over.
+    pub(super) fn admits(&mut self, now: Instant) -> bool {
+        match self.back_at {
+            Some(back_at) if now < back_at => return false,
+            Some(_) => {
+                self.back_at = None;
+                self.score = RETURNED_SCORE;
+                self.overran = 0;
+                self.news.returned = true;
+            }
+            None => {}
+        }
+        true
+    }
+
+    /// Charges a call that was measured.
+    pub(super) fn charge(&mut self, spent: &Spent) {
+        let Some(overrun) = spent.overrun(self.limit) else {
+            self.news.preemptions += u32::from(spent.elapsed > self.limit);
+            // A trusted handler that the pool still has a job for is measured, too.
+            if self.score > CLEARED_SCORE {
+                self.score -= 1;
+            }
+            return;
+        };
+        let times = (overrun.nanos() / self.limit.max(1)).clamp(1, OVERRUN_TIMES_MAX);
+        self.score += OVERRUN_SCORE * times as u32;
+        self.overran = self.overran.saturating_add(overrun.nanos());
+        self.news.overruns += 1;
+        self.news.last = overrun;
+    }
+
+    /// Tells what happened in a frame that was handled in `frame_nanos`, ended at `nanos`, and had the handler called
+    /// `calls` times. If it says that the handler is to be demoted, the caller does that.
+    #[inline]
+    pub(crate) fn settle(&mut self, frame_nanos: u64, calls: u32, nanos: u64) -> Option<News> {
+        if !self.is_suspected() && frame_nanos <= self.limit.saturating_mul(calls.into()) {
+            return None;
+        }
+        Some(self.settle_suspected(clock::instant(nanos)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_suspected(&mut self, now: Instant) -> News {
+        if !self.is_suspected() {
+            self.score = SUSPECTED_SCORE;
+            self.news.suspected = true;
+        }
+        let mut news = std::mem::take(&mut self.news);
+        if self.score == CLEARED_SCORE {
+            self.score = 0;
+            self.overran = 0;
+            self.away = Duration::ZERO;
+            news.cleared = true;
+        }
+        if self.score >= DEMOTED_SCORE && self.back_at.is_none() {
+            let doubled = (self.away * 2).clamp(AWAY_FIRST, AWAY_MAX);
+            self.away = doubled.max(micros_of(self.overran.saturating_mul(AWAY_TIMES)));
+            self.back_at = Some(now + self.away);
+            news.demoted = Some(self.away);
+        }
+        news
+    }
+}
+
+fn nanos_of(duration: Duration) -> u64 {
+    duration.total_micros().saturating_mul(1000)
+}
+
+fn micros_of(nanos: u64) -> Duration {
+    Duration::from_micros(nanos / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::{Clock, MonotonicClock, VirtualClock};
+    use crate::service::Handler;
+
+    const LIMIT: Duration = Duration::from_micros(50);
+    const SHORT: Duration = Duration::from_micros(51);
+    const LONG: Duration = Duration::from_millis(100);
+
+    /// A handler that does what it is told to the time, and what the worker does with it.
+    struct World {
+        handler: Handler<dyn FnMut(Act)>,
+        budget: Budget,
+        clock: VirtualClock,
+        total: News,
+    }
+
+    #[derive(Clone, Copy)]
+    enum Act {
+        Work(Duration),
+        Wait(Duration),
+        /// The core is taken away meanwhile.
+        Lose(Duration),
+    }
+
+    const QUICK: Act = Act::Work(Duration::from_micros(2));
+
+    impl World {
+        fn new() -> Self {
+            let clock = VirtualClock::default();
+            let its = clock.clone();
+            Self {
+                handler: Handler::new(Box::new(move |act| match act {
+                    Act::Work(time) => its.work(time),
+                    Act::Wait(time) => its.wait(time),
+                    Act::Lose(time) => its.pass(time),
+                })),
+                budget: Budget::new(LIMIT),
+                clock,
+                total: News::default(),
+            }
+        }
+
+        /// A frame with one call, and `frame` of other work. Returns whether the core ran the call.
+        fn call(&mut self, act: Act, frame: Duration) -> bool {
+            let start = self.clock.nanos();
+            let now = self.clock.time();
+            let ran = self
+                .handler
+                .run(&mut self.budget, now, &mut self.clock, |handler| {
+                    handler(act)
+                });
+            self.clock.work(frame);
+            let end = self.clock.nanos();
+            let calls = u32::from(ran.is_some());
+            if calls > 0
+                && let Some(news) = self.budget.settle(end - start, calls, end)
+            {
+                if news.demoted.is_some() {
+                    self.handler.demote();
+                    self.total.demoted = news.demoted;
+                }
+                self.total.overruns += news.overruns;
+                self.total.preemptions += news.preemptions;
+                self.total.suspected |= news.suspected;
+                self.total.returned |= news.returned;
+                self.total.cleared |= news.cleared;
+                self.total.last = news.last;
+            }
+            ran.is_some()
+        }
+
+        /// Frames with calls like this until the handler is demoted; how many, and for how long it is away.
+        fn demote(&mut self, act: Act) -> (u32, Duration) {
+            self.total = News::default();
+            for calls in 1..1000 {
+                assert!(self.call(act, Duration::ZERO));
+                if let Some(away) = self.total.demoted {
+                    return (calls, away);
+                }
+            }
+            panic!("it is never demoted");
+        }
+    }
+
+    /// A clock that tells the time and nothing else.
+    struct OnlyTime(VirtualClock);
+
+    impl Clock for OnlyTime {
+        fn nanos(&mut self) -> u64 {
+            self.0.nanos()
+        }
+        fn thread_time(&mut self) -> ThreadTime {
+            panic!("a trusted handler is measured")
+        }
+    }
+
+    #[test]
+    fn a_trusted_handler_is_not_measured() {
+        let World {
+            mut handler,
+            mut budget,
+            clock,
+            ..
+        } = World::new();
+        for _ in 0..100 {
+            let mut clock = OnlyTime(clock.clone());
+            let now = clock.now();
+            assert!(
+                handler
+                    .run(&mut budget, now, &mut clock, |call| call(QUICK))
+                    .is_some()
+            );
+            assert!(budget.settle(50_000, 1, clock.nanos()).is_none());
+        }
+    }
+
+    #[test]
+    fn slow_frames_are_not_the_handlers_fault() {
+        let mut world = World::new();
+        for _ in 0..10_000 {
+            assert!(world.call(QUICK, LONG));
+        }
+        assert!(world.total.suspected && world.total.cleared);
+        assert_eq!((world.total.overruns, world.total.preemptions), (0, 0));
+    }
+
+    #[test]
+    fn a_core_that_is_taken_away_is_not_the_handlers_fault() {
+        let mut world = World::new();
+        for _ in 0..10_000 {
+            assert!(world.call(Act::Lose(LONG), Duration::ZERO));
+        }
+        assert_eq!(world.total.overruns, 0);
+        assert!(world.total.preemptions > 9000);
+    }
+
+    #[test]
+    fn work_and_waiting_are() {
+        // The first frame makes it suspected.
+        assert_eq!(World::new().demote(Act::Work(SHORT)).0, 1 + 16);
+        assert_eq!(World::new().demote(Act::Wait(SHORT)).0, 1 + 16);
+        assert_eq!(World::new().demote(Act::Work(LONG)).0, 1 + 4);
+        assert_eq!(World::new().demote(Act::Wait(LONG)).0, 1 + 4);
+    }
+
+    /// The same on a real thread.
+    #[test]
+    fn sleeping_is_seen() {
+        let mut handler = Handler::new(Box::new(()));
+        let mut budget = Budget::new(LIMIT);
+        let mut clock = MonotonicClock::since(std::time::Instant::now());
+        for call in 1..=5 {
+            let (start, now) = (clock.nanos(), clock.now());
+            let ran = handler.run(&mut budget, now, &mut clock, |()| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            });
+            assert!(ran.is_some());
+            let end = clock.nanos();
+            let news = budget.settle(end - start, 1, end).unwrap();
+            assert_eq!(news.overruns, u32::from(call > 1));
+            assert_eq!(news.demoted.is_some(), call == 5);
+        }
+    }
+
+    #[test]
+    fn what_is_told_is_what_was_measured() {
+        let mut world = World::new();
+        world.demote(Act::Work(SHORT));
+        assert_eq!(world.total.last.to_string(), "ran for 51 \u{b5}s");
+        let mut world = World::new();
+        world.demote(Act::Wait(LONG));
+        let told = world.total.last.to_string();
+        assert_eq!(told, "took 100000 \u{b5}s, waiting for something");
+    }
+
+    #[test]
+    fn rare_overruns_are_forgiven() {
+        let mut world = World::new();
+        for _ in 0..1000 {
+            assert!(world.call(Act::Work(SHORT), Duration::ZERO));
+            for _ in 0..OVERRUN_SCORE {
+                assert!(world.call(QUICK, Duration::ZERO));
+            }
+        }
+        assert!(world.total.overruns > 0 && world.total.demoted.is_none());
+    }
+
+    #[test]
+    fn several_calls_in_a_frame_have_a_budget_each() {
+        let mut budget = Budget::new(LIMIT);
+        assert!(budget.settle(150_000, 3, 0).is_none());
+        assert!(
+            budget
+                .settle(150_001, 3, 0)
+                .is_some_and(|news| news.suspected)
+        );
+    }
+
+    #[test]
+    fn a_demoted_handler_comes_back_and_is_trusted_if_it_behaves() {
+        let mut world = World::new();
+        let (_, away) = world.demote(Act::Work(SHORT));
+        assert_eq!(away, AWAY_FIRST);
+        world.clock.pass(AWAY_FIRST - Duration::from_micros(1));
+        assert!(!world.call(QUICK, Duration::ZERO));
+        world.clock.pass(Duration::from_micros(1));
+        for call in 1..RETURNED_SCORE {
+            assert!(!world.total.cleared, "after {call} calls");
+            assert!(world.call(QUICK, Duration::ZERO));
+        }
+        assert!(world.total.returned && world.total.cleared);
+        // All is forgotten.
+        assert_eq!(world.demote(Act::Work(SHORT)), (1 + 16, AWAY_FIRST));
+    }
+
+    #[test]
+    fn one_that_overruns_again_stays_away_longer_and_longer() {
+        let mut world = World::new();
+        let mut expected = AWAY_FIRST;
+        let (_, mut away) = world.demote(Act::Work(SHORT));
+        for _ in 0..12 {
+            assert_eq!(away, expected);
+            world.clock.pass(away);
+            let (calls, next) = world.demote(Act::Work(SHORT));
+            assert_eq!(calls, 8);
+            away = next;
+            expected = (expected * 2).min(AWAY_MAX);
+        }
+        assert_eq!(away, AWAY_MAX);
+    }
+
+    /// Requests come every 10 ms, for hours, to a handler that blocks for as long as it likes in each.
+    #[test]
+    fn blocking_costs_a_bounded_share_of_time() {
+        for block in [1, 100, 10_000].map(Duration::from_millis) {
+            let mut world = World::new();
+            let mut blocked = Duration::ZERO;
+            while world.clock.time() < Instant::ZERO + Duration::from_secs(36_000) {
+                if world.call(Act::Wait(block), Duration::ZERO) {
+                    blocked += block;
+                }
+                world.clock.pass(Duration::from_millis(10));
+            }
+            // What it takes to find out first is beside the share, and so is the trial at the end.
+            let found_out = block * 8;
+            let share = Duration::from_secs(36_000) / AWAY_TIMES as u32;
+            assert!(blocked <= share + found_out, "{blocked} by {block}");
+        }
+    }
+
+    #[test]
+    fn it_comes_back_while_the_pool_still_has_jobs_for_it() {
+        let mut world = World::new();
+        let (_, away) = world.demote(Act::Work(SHORT));
+        let job = Arc::clone(world.handler.shared().unwrap());
+        world.clock.pass(away);
+        // Nobody waits for the pool.
+        let running = job.lock().unwrap();
+        assert!(!world.call(QUICK, Duration::ZERO));
+        drop(running);
+        assert!(world.call(QUICK, Duration::ZERO));
+        assert!(world.handler.shared().is_some());
+        drop(job);
+        assert!(world.call(QUICK, Duration::ZERO));
+        assert!(world.handler.shared().is_none());
+    }
+}
