@@ -67,7 +67,7 @@ pub enum AttachError {
     },
     /// The kernel did not accept the program or one of its maps.
     #[error(
-        "the kernel does not load the XDP program ({reason}): it has to be Linux 5.9 or newer, with BPF and XDP sockets"
+        "the kernel does not load the XDP program ({reason}): it has to have BPF and XDP sockets, and Linux 6.1 is the oldest that was tried"
     )]
     Load {
         /// The end of the verifier's log, or what libbpf said, in one line.

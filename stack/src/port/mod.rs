@@ -102,6 +102,7 @@ pub fn settle(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ThreadTime;
 
     /// A queue with room for so many frames, of which it sends none.
     struct StuckPort(usize);
@@ -145,6 +146,10 @@ mod tests {
         fn nanos(&mut self) -> u64 {
             self.0 += 1_000_000;
             self.0
+        }
+
+        fn thread_time(&mut self) -> ThreadTime {
+            ThreadTime::default()
         }
     }
 

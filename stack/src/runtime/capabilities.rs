@@ -35,14 +35,14 @@ pub(super) fn check(
     let Some(effective) = Capabilities::effective() else {
         return Ok(());
     };
-    // Without enough memory for zero-copy `Mode::Auto` takes copy mode.
+    // Where copy mode will do, zero-copy is given up for lack of memory.
     let least = match config.mode {
         Mode::ZeroCopy => BindMode::ZeroCopy,
         Mode::Auto | Mode::Copy => BindMode::Copy,
     };
     let frame_bytes = config.queues.iter().map(|queue| {
         let options = XskOptions::new(&config.interface, *queue, mtu, &config.limits);
-        u64::from(options.frames) * u64::from(options.chunk_bytes(least))
+        options.locked_bytes(least)
     });
     let ports = tcp_ports.iter().chain(udp_ports).copied();
     let needs = Needs {

@@ -158,20 +158,30 @@ pub enum StartError {
     /// The driver added queues when the XDP program was attached, to an interface of which all were served.
     #[error(
         "the driver of {interface} added queue {added} when the XDP program was attached, and what arrives there would be \
-         nobody's: serve all (--queues {all} --cores {cores}), have the card use the first {served} only (`ethtool -X \
-         {interface} equal {served}`), or let it have so many that it adds none (`ethtool -L {interface} combined N`)"
+         nobody's: {ways_out}"
     )]
     QueuesAdded {
         /// The interface.
         interface: String,
         /// The queues that are new, in a list.
         added: String,
-        /// All queues that would be served then, as --queues takes them.
-        all: String,
-        /// A core for each, as --cores takes them: those given, in turn.
-        cores: String,
-        /// How many queues are served.
-        served: usize,
+        /// What can be done, in words.
+        ways_out: String,
+    },
+    /// A queue that receives and cannot send, as those that virtio_net adds for XDP.
+    #[error(
+        "queue {queue} of {interface} can receive but not send: the interface has {transmit} transmit queues now, so serve \
+         queues 0 to {last} only"
+    )]
+    QueueCannotSend {
+        /// The interface.
+        interface: String,
+        /// The queue asked for.
+        queue: u32,
+        /// How many transmit queues there are.
+        transmit: u32,
+        /// The last queue that can send.
+        last: u32,
     },
     /// No such core.
     #[error("this process may not run on core {core}: it may run on {allowed}")]

@@ -18,15 +18,13 @@ pub(super) struct Interface {
     pub(super) link: EthernetAddress,
     pub(super) mtu: usize,
     pub(super) is_up: bool,
-    /// Whether there is a carrier: the other end is there, and up.
-    pub(super) is_running: bool,
     /// Addresses that the kernel has on any interface here.
     pub(super) kernel_addresses: Vec<(String, IpAddr)>,
     /// Receive queues, if sysfs shows this namespace.
     pub(super) queues: Option<u32>,
     /// Receive queues that it can be given, if its driver tells.
     pub(super) queues_max: Option<u32>,
-    /// Whether it is up and has a link.
+    /// Whether it is up and has a link: the other end is there, and up.
     pub(super) has_link: bool,
     /// The name of its driver, if that tells.
     pub(super) driver: Option<String>,
@@ -36,6 +34,11 @@ impl Interface {
     /// As [`queues`](Self::queues), now.
     pub(super) fn queues_now(&self) -> Option<u32> {
         receive_queues(&self.name, self.index)
+    }
+
+    /// Transmit queues now, if sysfs shows this namespace. A driver may add receive queues for XDP that have none.
+    pub(super) fn transmit_queues_now(&self) -> Option<u32> {
+        queues_in_sysfs(&self.name, self.index, "tx-")
     }
 
     /// As [`has_link`](Self::has_link), now.
@@ -108,7 +111,6 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
         link: EthernetAddress(link_address.unwrap_or_default()),
         mtu: interruptlet_xdp::interface_mtu(name)? as usize,
         is_up: flags.contains(InterfaceFlags::IFF_UP),
-        is_running: flags.contains(InterfaceFlags::IFF_RUNNING),
         kernel_addresses,
         queues: receive_queues(name, index),
         queues_max: interruptlet_xdp::interface_queues_max(name).ok(),
@@ -117,9 +119,14 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
     }))
 }
 
-/// Counts the receive queues in sysfs, if what sysfs shows is this very interface: it may show another
-/// namespace's of the same name.
+/// Receive queues now, if sysfs shows this namespace.
 pub(super) fn receive_queues(name: &str, index: u32) -> Option<u32> {
+    queues_in_sysfs(name, index, "rx-")
+}
+
+/// Counts the queues in sysfs whose names begin with `prefix`, if what sysfs shows is this very interface: it may show
+/// another namespace's of the same name.
+fn queues_in_sysfs(name: &str, index: u32, prefix: &str) -> Option<u32> {
     let folder = std::path::Path::new("/sys/class/net").join(name);
     let shown: u32 = std::fs::read_to_string(folder.join("ifindex"))
         .ok()?
@@ -132,7 +139,7 @@ pub(super) fn receive_queues(name: &str, index: u32) -> Option<u32> {
     let queues = std::fs::read_dir(folder.join("queues"))
         .ok()?
         .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"))
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
         .count();
     Some(queues as u32)
 }

@@ -33,7 +33,7 @@ pub(super) fn addresses(config: &Config, interface: &Interface) -> Result<(), St
     if config.shared_address || config.addresses.is_empty() {
         return Ok(());
     }
-    if !interface.is_running {
+    if !interface.has_link {
         log::info!(
             "{} has no carrier: whether a neighbour has an address of ours cannot be asked",
             config.interface

@@ -24,20 +24,24 @@ pub(super) fn check_possible(config: &Config, interface: &Interface) -> Result<(
 /// Checks, after the attachment, that the queues asked for are there, and that what arrives for us arrives at them.
 pub(super) fn check_served(config: &Config, interface: &Interface) -> Result<(), StartError> {
     let now = interface.queues_now();
+    let transmit = interface.transmit_queues_now();
     check_range(config, now)?;
+    check_can_send(config, transmit)?;
     let spread = interface.spread_now();
     match served(&config.queues, interface.queues, now, spread.as_deref()) {
         Served::All => Ok(()),
         Served::Some { unserved } => {
             log::warn!(
-                "{} also has queue {}: what arrives there is left to the kernel; serve all queues, or steer or \
-                 reduce them (`ethtool -N`, `ethtool -L`)",
+                "{} also has queue {}: TCP and UDP that arrive there are left to the kernel; serve all queues, or steer \
+                 or reduce them (`ethtool -N`, `ethtool -L`)",
                 config.interface,
                 list(&unserved)
             );
             Ok(())
         }
-        Served::Added { added } => Err(queues_added(config, &added)),
+        Served::Added { added } => {
+            Err(queues_added(config, &added, transmit, interface.queues_max))
+        }
     }
 }
 
@@ -52,6 +56,7 @@ pub(super) fn bind_all(
         program.mode(),
         interface.has_zero_copy(),
         interface.driver.as_deref(),
+        interface.mtu,
     );
     let mut bound = Vec::new();
     for queue in queues {
@@ -95,6 +100,23 @@ fn check_range(config: &Config, queues: Option<u32>) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Checks that what is served can be answered. A socket may be bound to a queue that only receives: Linux 7.3's virtio_net
+/// then sends nothing, in copy mode the kernel has no such queue to send with, and the next attachment crashes the kernel
+/// (scripts/vm-lab showed both).
+fn check_can_send(config: &Config, transmit: Option<u32>) -> Result<(), StartError> {
+    if let Some(transmit) = transmit
+        && let Some(queue) = config.queues.iter().find(|queue| **queue >= transmit)
+    {
+        return Err(StartError::QueueCannotSend {
+            interface: config.interface.clone(),
+            queue: *queue,
+            transmit,
+            last: transmit.saturating_sub(1),
+        });
+    }
+    Ok(())
+}
+
 /// Which of an interface's queues have a worker.
 #[derive(Debug, PartialEq, Eq)]
 enum Served {
@@ -132,22 +154,47 @@ fn served(
     }
 }
 
-fn queues_added(config: &Config, added: &[u32]) -> StartError {
-    let all: Vec<u32> = config.queues.iter().chain(added).copied().collect();
-    let cores: Vec<usize> = config
-        .cores
-        .iter()
-        .cycle()
-        .take(all.len())
-        .copied()
-        .collect();
-    StartError::QueuesAdded {
-        interface: config.interface.clone(),
-        added: list(added),
-        all: list(&all).replace(' ', ""),
-        cores: list(&cores).replace(' ', ""),
-        served: config.queues.len(),
+/// A refusal for queues that the driver `added`, where there are `transmit` transmit queues then, and the driver can
+/// give the interface `max` queues; `None` if the kernel does not tell.
+fn queues_added(
+    config: &Config,
+    added: &[u32],
+    transmit: Option<u32>,
+    max: Option<u32>,
+) -> StartError {
+    let interface = &config.interface;
+    let served = config.queues.len();
+    let mut ways_out = String::new();
+    if transmit.is_none_or(|transmit| added.iter().all(|queue| *queue < transmit)) {
+        let all: Vec<u32> = config.queues.iter().chain(added).copied().collect();
+        ways_out += &format!("serve all ({}), ", arguments(config, &all));
     }
+    // Without room for more, drivers add none.
+    if let Some(max) = max
+        && max > served as u32
+    {
+        let all: Vec<u32> = (0..max).collect();
+        let arguments = arguments(config, &all);
+        ways_out += &format!(
+            "let it have all that it can (`ethtool -L {interface} combined {max}`) and serve those ({arguments}), "
+        );
+    }
+    ways_out += &format!(
+        "or have the card use the first {served} only, if it can (`ethtool -X {interface} equal {served}`)"
+    );
+    StartError::QueuesAdded {
+        interface: interface.clone(),
+        added: list(added),
+        ways_out,
+    }
+}
+
+/// The flags that serve `queues` on the cores given, in turn.
+fn arguments(config: &Config, queues: &[u32]) -> String {
+    let cores = config.cores.iter().cycle().take(queues.len());
+    let cores: Vec<usize> = cores.copied().collect();
+    let text = format!("--queues {} --cores {}", list(queues), list(&cores));
+    text.replace(", ", ",")
 }
 
 /// Why zero-copy need not be tried, if that is so: where the program runs, and what the kernel says of the driver.
@@ -155,12 +202,13 @@ fn no_zero_copy(
     mode: AttachMode,
     has_zero_copy: Option<bool>,
     driver: Option<&str>,
+    mtu: usize,
 ) -> Option<WhyCopy> {
     match (has_zero_copy, mode) {
         (Some(false), _) => Some(WhyCopy::Driver {
             driver: driver.map(str::to_owned),
         }),
-        (_, AttachMode::Generic) => Some(WhyCopy::GenericXdp),
+        (_, AttachMode::Generic) => Some(WhyCopy::GenericXdp { mtu }),
         (_, AttachMode::Native) => None,
     }
 }
@@ -232,21 +280,41 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_for_added_queues_names_them_and_both_ways_out() {
+    fn a_refusal_for_added_queues_names_them_and_the_ways_out() {
         let mut config = Config::new("eth7");
         config.queues = vec![0, 1];
         config.cores = vec![2, 3];
-        let line = queues_added(&config, &[2, 3]).to_string();
-        for part in [
-            "queue 2, 3",
-            "eth7",
-            "--queues 0,1,2,3 --cores 2,3,2,3",
-            "ethtool -X eth7 equal 2",
-            "ethtool -L eth7",
+        let all = "--queues 0,1,2,3 --cores 2,3,2,3";
+        let serve_them = format!("serve all ({all})");
+        let have_more = format!("`ethtool -L eth7 combined 4`) and serve those ({all})");
+        for (transmit, max, ways_out, others) in [
+            (Some(4), None, vec![&serve_them], vec![&have_more]),
+            (None, Some(4), vec![&serve_them, &have_more], vec![]),
+            // virtio_net: the new ones cannot send.
+            (Some(2), Some(4), vec![&have_more], vec![&serve_them]),
         ] {
-            assert!(line.contains(part), "no {part:?} in: {line}");
+            let line = queues_added(&config, &[2, 3], transmit, max).to_string();
+            for part in ["queue 2, 3", "eth7", "ethtool -X eth7 equal 2"] {
+                assert!(line.contains(part), "no {part:?} in: {line}");
+            }
+            assert!(ways_out.iter().all(|way| line.contains(*way)), "{line}");
+            assert!(!others.iter().any(|way| line.contains(*way)), "{line}");
+            assert!(!line.contains('\n') && !line.contains("  "), "{line}");
         }
-        assert!(!line.contains('\n') && !line.contains("  "), "{line}");
+    }
+
+    #[test]
+    fn a_queue_that_cannot_send_is_not_served() {
+        let mut config = Config::new("eth7");
+        config.queues = vec![0, 2];
+        check_can_send(&config, Some(3)).unwrap();
+        check_can_send(&config, None).unwrap();
+        let error = check_can_send(&config, Some(2)).unwrap_err();
+        let line = error.to_string();
+        assert!(
+            line.contains("queue 2 of eth7") && line.contains("queues 0 to 1"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -288,10 +356,19 @@ mod tests {
                 Some(false),
                 Some(WhyCopy::Driver { driver: veth() }),
             ),
-            (AttachMode::Generic, Some(true), Some(WhyCopy::GenericXdp)),
-            (AttachMode::Generic, None, Some(WhyCopy::GenericXdp)),
+            (
+                AttachMode::Generic,
+                Some(true),
+                Some(WhyCopy::GenericXdp { mtu: 3050 }),
+            ),
+            (
+                AttachMode::Generic,
+                None,
+                Some(WhyCopy::GenericXdp { mtu: 3050 }),
+            ),
         ] {
-            assert_eq!(no_zero_copy(mode, has_zero_copy, Some("veth")), expected);
+            let why = no_zero_copy(mode, has_zero_copy, Some("veth"), 3050);
+            assert_eq!(why, expected);
         }
     }
 

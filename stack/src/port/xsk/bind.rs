@@ -34,7 +34,10 @@ pub enum WhyCopy {
     /// Copy mode was asked for.
     Asked,
     /// The XDP program runs in the kernel's generic mode, behind the driver.
-    GenericXdp,
+    GenericXdp {
+        /// The MTU of the interface, in bytes.
+        mtu: usize,
+    },
     /// The driver has no zero-copy, as the kernel says.
     Driver {
         /// The driver's name, if known.
@@ -61,7 +64,13 @@ impl fmt::Display for WhyCopy {
         let name = |driver: &Option<String>| driver.clone().unwrap_or("the driver".to_owned());
         match self {
             Self::Asked => f.write_str("copy mode was asked for"),
-            Self::GenericXdp => f.write_str("zero-copy needs native XDP"),
+            Self::GenericXdp { mtu } => {
+                f.write_str("zero-copy needs native XDP, which the driver does not take")?;
+                if *mtu > ORDINARY_MTU {
+                    write!(f, "; an MTU below {mtu} may help")?;
+                }
+                Ok(())
+            }
             Self::Driver { driver } => {
                 write!(f, "{} has no zero-copy in this kernel", name(driver))
             }
@@ -399,12 +408,13 @@ mod tests {
     #[test]
     fn what_is_known_before_needs_no_try() {
         let options = XskOptions {
-            no_zero_copy: Some(WhyCopy::GenericXdp),
-            ..options(1500)
+            no_zero_copy: Some(WhyCopy::GenericXdp { mtu: 3050 }),
+            ..options(3050)
         };
         // There is no such interface: it would say something else if it were tried.
         let error = bind(&options, Mode::ZeroCopy).unwrap_err();
         let line = error.to_string();
         assert!(line.contains("zero-copy needs native XDP"), "{line}");
+        assert!(line.contains("an MTU below 3050"), "{line}");
     }
 }
