@@ -14,7 +14,7 @@ from .server import PORTS, SITE, Server
 # What is served: name, and length in bytes.
 FILES = {"page": 128, "file100k": 100_000, "file1m": 1_000_000, "file10m": 10_000_000}
 # Between the kernel and the stack: none of these may ever happen here.
-LOSSES = ("xsk_rx_ring_full", "xsk_rx_dropped", "xsk_rx_invalid", "xsk_tx_invalid")
+LOSSES = ("xsk_rx_ring_full", "xsk_fill_ring_empty", "xsk_rx_dropped", "xsk_rx_invalid", "xsk_tx_invalid")
 # A guest that is not run for a while stalls; `tx_stuck` says that it did not go on.
 DEFECTS = ("ring_errors", "tx_stuck", "tx_unsent")
 MTU = 1500

@@ -22,7 +22,7 @@ def main(argv):
     options = _parser().parse_args(argv)
     # Whatever ends this process runs what removes the lab.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         return options.run(options)
     except LabError as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 from . import packages
@@ -76,7 +77,9 @@ class Lab:
         return self.folder / "share"
 
     def remove(self):
-        """Ends and removes everything that is there of the lab."""
+        """Ends and removes everything that is there of the lab. Signals are ignored from here on."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         if self.guest is not None:
             self.guest.stop()
         self.namespace.remove()
