@@ -18,6 +18,7 @@ def _(bench, link, mode):
         bench.ping(link.server4)
         client = bench.start_client("echo", "tcp", link.server4, 7, 64, 10_000_000, 64)
         time.sleep(1.5)
+        expect(client.poll() is None, "the echoes were over before the signal")
         server.signal("TERM")
         report = server.ended()
         client.communicate(timeout=100)
@@ -30,7 +31,7 @@ def _(bench, link, mode):
         with bench.server("ilet-echo", link, "--mode", mode, "--poll", poll) as server:
             client = bench.start_client("hold", link.server4, 7, 8)
             held = client.stdout.readline()
-            expect('"held": 8' in held, f"connections: {held}")
+            expect('"held": 8' in held, f"no eight connections: {held or client.stderr.read().strip().splitlines()[-1:]}")
             report = server.stop()
             client.communicate(timeout=60)
             bench.check_report(server, report, allow=("tx_unsent",))

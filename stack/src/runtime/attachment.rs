@@ -45,7 +45,7 @@ impl Attachment {
         tcp_ports: &[u16],
         udp_ports: &[u16],
     ) -> Result<(Self, XskPort, Arena), StartError> {
-        let interface = check::config(config, tcp_ports, udp_ports)?;
+        let interface = queues::with_link(check::config(config, tcp_ports, udp_ports)?);
         probe::addresses(config, &interface)?;
         let (queue, core) = (config.queues[0], config.cores[0]);
         let reservations = reserve(config, &interface, tcp_ports, udp_ports)?;

@@ -72,7 +72,7 @@ impl Builder {
         let tcp_ports: Vec<u16> = self.streams.iter().map(|(port, _)| *port).collect();
         let udp_ports: Vec<u16> = self.datagrams.iter().map(|(port, _)| *port).collect();
         check::services(&tcp_ports, &udp_ports, self.client.is_some())?;
-        let interface = check::config(config, &tcp_ports, &udp_ports)?;
+        let interface = queues::with_link(check::config(config, &tcp_ports, &udp_ports)?);
         probe::addresses(config, &interface)?;
         let reservations = reserve(config, &interface, &tcp_ports, &udp_ports)?;
 

@@ -70,14 +70,28 @@ pub(super) fn bind_all(
     Ok(bound)
 }
 
-/// Waits for the link if it was there before the attachment, for some seconds at most; says so if it does not come back.
+/// Waits for the interface's link before anything is sent on it, for some seconds at most; says so if there is none.
+/// Some drivers (igb) take it down when a program is detached: a server that starts right after another one finds none.
+pub(super) fn with_link(interface: Interface) -> Interface {
+    let has_link = link_comes(|| interface.has_link_now(), std::thread::sleep);
+    if !has_link {
+        log::warn!(
+            "{} has no link, also after {} seconds: nothing can arrive until it has (`ip link show {}`)",
+            interface.name,
+            LINK_TIMEOUT.as_secs(),
+            interface.name
+        );
+    }
+    Interface {
+        has_link,
+        ..interface
+    }
+}
+
+/// Waits, after the attachment, for a link that was there before, for some seconds at most; says so if it does not come
+/// back.
 pub(super) fn wait_for_link(interface: &Interface) {
-    let is_back = link_came_back(
-        interface.has_link,
-        || interface.has_link_now(),
-        std::thread::sleep,
-    );
-    if !is_back {
+    if interface.has_link && !link_comes(|| interface.has_link_now(), std::thread::sleep) {
         log::warn!(
             "the link of {} went down when the XDP program was attached and is not back after {} seconds: nothing can \
              arrive until it is",
@@ -213,15 +227,11 @@ fn no_zero_copy(
     }
 }
 
-/// Whether the link is as it was before; waits for that by `pause`.
-fn link_came_back(
-    had_link: bool,
-    mut has_link: impl FnMut() -> bool,
-    mut pause: impl FnMut(Duration),
-) -> bool {
+/// Waits for a link by `pause`; whether it is there in the end.
+fn link_comes(mut has_link: impl FnMut() -> bool, mut pause: impl FnMut(Duration)) -> bool {
     let mut waited = Duration::ZERO;
     loop {
-        if !had_link || has_link() {
+        if has_link() {
             return true;
         }
         if waited >= LINK_TIMEOUT {
@@ -373,24 +383,18 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_was_there_is_waited_for_with_a_bound() {
-        let wait = |had_link: bool, up_after: Option<Duration>| {
-            let mut waited = Duration::ZERO;
+    fn a_link_is_waited_for_with_a_bound() {
+        let wait = |up_after: Option<Duration>| {
             let looked_at = std::cell::Cell::new(Duration::ZERO);
-            let is_back = link_came_back(
-                had_link,
+            let comes = link_comes(
                 || up_after.is_some_and(|after| looked_at.get() >= after),
-                |pause| {
-                    waited += pause;
-                    looked_at.set(waited);
-                },
+                |pause| looked_at.set(looked_at.get() + pause),
             );
-            (is_back, waited)
+            (comes, looked_at.get())
         };
-        assert_eq!(wait(true, Some(Duration::ZERO)), (true, Duration::ZERO));
+        assert_eq!(wait(Some(Duration::ZERO)), (true, Duration::ZERO));
         let second = Duration::from_secs(1);
-        assert_eq!(wait(true, Some(second)), (true, second));
-        assert_eq!(wait(true, None), (false, LINK_TIMEOUT));
-        assert_eq!(wait(false, None), (true, Duration::ZERO));
+        assert_eq!(wait(Some(second)), (true, second));
+        assert_eq!(wait(None), (false, LINK_TIMEOUT));
     }
 }
