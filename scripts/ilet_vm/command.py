@@ -20,7 +20,8 @@ MISUSE = 2
 def main(argv):
     """Runs one command; returns the exit code."""
     options = _parser().parse_args(argv)
-    # Whatever ends this process runs what removes the lab.
+    # Whatever ends this process runs what removes the lab, also where a shell had it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
