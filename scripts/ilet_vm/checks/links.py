@@ -48,7 +48,7 @@ def _(bench, link, mode):
 def _(bench, link, mode):
     with bench.server("ilet-httpd", link, "--mode", mode) as server:
         bench.download(link.server4, "page")
-        # Long enough that some of it is still to come.
+        # Longer than the wait below, so that part of the downloads is still to come.
         client = bench.start_client("fetch", f"http://{link.server4}/file10m", 2, 6)
         time.sleep(1.5)
         bench.guest.must(f"ip link set {link.card} down")
@@ -60,7 +60,7 @@ def _(bench, link, mode):
         expect(client.returncode == 0, errors)
         bench.check_download(json.loads(said), "file10m", 12)
         bench.download(link.server6, "page")
-        # A reset of the ring takes what was on it: the frames are back all the same.
+        # A reset of the ring loses the packets on it; their frames still come back.
         bench.end(server, allow=("tx_stuck", "tx_unsent", "xsk_rx_dropped"))
 
 
@@ -97,7 +97,7 @@ def _(bench, link, mode):
 
 
 def _try_mtu(bench, link, mode, mtu):
-    """Serves with an MTU. Returns None if whole packets go both ways, or what the driver has against it."""
+    """Serves with an MTU. Returns None if whole packets go both ways, else the driver's objection."""
     done = bench.guest.run(f"ip link set {link.card} mtu {mtu}")
     if done.code != 0:
         return f"{mtu}: the driver refuses it: {done.output.strip()}"
@@ -113,7 +113,7 @@ def _try_mtu(bench, link, mode, mtu):
     with server:
         try:
             bench.ping(link.server4)
-            # Sees what does not fit sooner than the others would.
+            # Notices a packet that does not fit sooner than the echoes would.
             bench.ping(link.server4, mtu - 28, seconds=5)
             bench.echo("udp", link.server4, 1, 10, mtu - 28)
             bench.echo("udp", link.server6, 1, 10, mtu - 48)
