@@ -1,4 +1,4 @@
-"""What checks are written with: servers in the guest, clients on the host, and what both must say."""
+"""Tools for checks: servers in the guest, clients on the host, and tests of their results."""
 
 import hashlib
 import json
@@ -11,11 +11,12 @@ from .errors import CheckFailed, LabError
 from .network import IGB, LINKS
 from .server import PORTS, SITE, Server
 
-# What is served: name, and length in bytes.
+# Files of the site that is served: name, and length in bytes.
 FILES = {"page": 128, "file100k": 100_000, "file1m": 1_000_000, "file10m": 10_000_000}
-# Between the kernel and the stack: none of these may ever happen here.
+# Counters of losses between the kernel and the stack, which must all be zero.
 LOSSES = ("xsk_rx_ring_full", "xsk_fill_ring_empty", "xsk_rx_dropped", "xsk_rx_invalid", "xsk_tx_invalid")
-# A guest that is not run for a while stalls; `tx_stuck` says that it did not go on.
+# Counters of defects. `tx_stalls` is not one of them: a guest that the host does not run for a while stalls. `tx_stuck` is
+# one: sending did not go on after a stall.
 DEFECTS = ("ring_errors", "tx_stuck", "tx_unsent")
 MTU = 1500
 
@@ -33,11 +34,11 @@ class Bench:
         self.lab = lab
         self.guest = lab.guest
         self.namespace = lab.namespace
-        # What a check wants to be said beside its name.
+        # Text that a check adds to its result line.
         self.notes = []
 
     def reset(self):
-        """Has the guest as it was after its boot: no servers, all cards up, at MTU, with two queue pairs."""
+        """Puts the guest into the state after its boot: no servers, all cards up, at MTU, with two queue pairs."""
         self.guest.run("killall -q -KILL ilet-echo ilet-httpd httpd nc; rm -f /tmp/*.pid; sleep 0.1")
         self.guest.run("for n in $(ip netns list | cut -d' ' -f1); do ip netns del $n; done")
         for link in LINKS:
@@ -71,7 +72,7 @@ class Bench:
         return sum(int(n) for n in re.findall(r"^\s*rx_(?:drops|dropped|errors|length_errors|over_errors): (\d+)$", text, re.M))
 
     def server(self, program, link, *args, queues=(0, 1), own=True, before=""):
-        """A server on `link` that has its own address there, unless not `own`; to be entered."""
+        """Returns a server on `link`, to be used in a `with` statement. It has addresses of its own there if `own`."""
         addresses = ["--address", f"{link.server4}/24", "--address", f"{link.server6}/64"] if own else []
         cores = ",".join(str(n % 2) for n, _ in enumerate(queues))
         site = ["--root", SITE] if program == "ilet-httpd" else []
@@ -83,12 +84,12 @@ class Bench:
         )
 
     def make_site(self):
-        """Puts FILES into the guest, unless they are there, and remembers what they hash to."""
+        """Puts FILES into the shared folder and into the guest, unless they are there."""
         source = self.lab.share / "site"
         if not source.exists():
             source.mkdir()
             for name, size in FILES.items():
-                # The same in each run, and no two pieces of it alike.
+                # The same content in each run, in which no two blocks are alike.
                 blocks = (hashlib.sha256(f"{name} {n}".encode()).digest() for n in range(size // 32 + 1))
                 (source / name).write_bytes(b"".join(blocks)[:size])
         self.guest.must(f"[ -d {SITE} ] || cp -r /share/site {SITE}")
@@ -99,7 +100,7 @@ class Bench:
     # --- clients on the host ---
 
     def client(self, *args):
-        """Runs a client (see clients) to its end; returns what it says."""
+        """Runs a client (see clients) to its end; returns the JSON that it prints."""
         done = self.namespace.run(*_client_argv(args), check=False, timeout=240)
         if done.returncode != 0:
             raise CheckFailed(f"{' '.join(map(str, args))}: {done.stderr.strip().splitlines()[-1:]}")
@@ -113,12 +114,12 @@ class Bench:
         )
 
     def ping(self, address, size=56, seconds=20):
-        """Three answered pings, each after `seconds` at most."""
+        """Sends three pings, which must each be answered within `seconds`."""
         done = self.namespace.run("ping", "-c", "3", "-i", "0.2", "-W", str(seconds), "-s", str(size), address, check=False, timeout=90)
         expect(" 3 received" in done.stdout, f"ping {address} -s {size}: {done.stdout.strip().splitlines()[-1:]}")
 
     def echo(self, protocol, address, connections, requests, size, port=PORTS["ilet-echo"]):
-        """Closed loops of echoes, none of which may go wrong or be lost."""
+        """Runs closed loops of echoes, none of which may be wrong or lost."""
         result = self.client("echo", protocol, address, port, connections, requests, size)
         wanted = max(requests // connections, 1) * connections
         expect(
@@ -127,7 +128,7 @@ class Bench:
         )
 
     def download(self, address, name, connections=1, requests=1):
-        """Downloads of a file of the site, whose hashes must be right."""
+        """Downloads a file of the site; the hashes must be right."""
         host = f"[{address}]" if ":" in address else address
         result = self.client("fetch", f"http://{host}/{name}", connections, requests)
         self.check_download(result, name, connections * requests)
@@ -137,10 +138,13 @@ class Bench:
             not result["errors"] and result["bodies"] == {self.hash_of(name): count}, f"{count} downloads of {name}: {result}"
         )
 
-    # --- what a server says ---
+    # --- reports of a server ---
 
     def end(self, server, allow=()):
-        """Ends a server in order: exit code 0, frames conserved, nothing lost, nothing stuck but what `allow` names."""
+        """Ends a server in order; returns its report.
+
+        The exit code must be 0, all frames conserved, and all LOSSES and DEFECTS zero, except those that `allow` names.
+        """
         report = server.stop()
         self.check_report(server, report, allow)
         return report

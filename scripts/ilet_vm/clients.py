@@ -7,7 +7,7 @@
     hold ADDRESS PORT CONNECTIONS
         connections that have had one echo; held until the end of standard input
 
-Each ends by itself: after SECONDS at the latest, with what is missing.
+`echo` and `fetch` end after about SECONDS at the latest, and then say what is missing.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import time
 from urllib.parse import urlsplit
 
 SECONDS = 60
-# The guest may be silent for seconds; what a datagram of these loops waits for is not sent again before.
+# Time after which an unanswered datagram is sent again. The guest may be silent for seconds.
 UDP_AGAIN_SECONDS = 4
 
 
@@ -73,7 +73,7 @@ class _Loop:
     def __init__(self, sock, number, requests, size):
         self.socket = sock
         self.left = requests
-        # Of its own for each loop and request: an echo of another one is seen.
+        # Part of each message, so that an echo of another loop's message is noticed.
         self.number = number
         self.size = size
         self.asked = 0.0
@@ -99,7 +99,7 @@ class _Loop:
         if self.received == self.message():
             result["right"] += 1
         elif protocol == "udp" and result["again"]:
-            # The late first answer to what was sent twice.
+            # The late first answer to a datagram that was sent twice.
             return True
         else:
             result["wrong"] += 1

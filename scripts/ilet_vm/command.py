@@ -115,7 +115,7 @@ def _shell(options):
             tty.setraw(0)
         sources = [0, console]
         while True:
-            # Behind the end of a script: until the guest is silent.
+            # After the end of the input, goes on until the guest is silent.
             ready, _, _ = select.select(sources, [], [], None if 0 in sources else 3)
             if not ready:
                 return 0
@@ -141,7 +141,7 @@ def _down(options):
     try:
         lab.attach()
     except (LabError, OSError):
-        # QEMU is gone already, or about to be: what is in the namespace is ended with it.
+        # QEMU does not answer, or has ended. If it still runs, it ends with the namespace's processes.
         pass
     lab.remove()
     say(f"down: {lab.name}")

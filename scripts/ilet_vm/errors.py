@@ -1,4 +1,4 @@
-"""What can go wrong in the lab, in one line."""
+"""Errors of the lab. Their texts are one line each."""
 
 
 class LabError(Exception):
@@ -6,8 +6,8 @@ class LabError(Exception):
 
 
 class CheckFailed(Exception):
-    """What a test saw is not what it wants."""
+    """A check saw something else than it expects."""
 
 
 class NotHere(Exception):
-    """A test's premise is not met by this driver or kernel: said, and not counted as passed."""
+    """This driver or kernel lacks something that a check needs. Reported, and not counted as passed."""

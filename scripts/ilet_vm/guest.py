@@ -18,7 +18,7 @@ from .network import IGB, LINKS
 # A guest is emulated, on cores that others use too: gaps of seconds are normal.
 BOOT_SECONDS = 400
 COMMAND_SECONDS = 60
-# Where KVM runs a guest, its kernel says something at once.
+# Under a KVM that works, the guest's kernel prints its first line well before this.
 KVM_SECONDS = 20
 # busybox's shell prefers its own applets, which do less, to these programs.
 _PRELUDE = 'ip() { /usr/bin/ip "$@"; }; tc() { /usr/sbin/tc "$@"; }\n'
@@ -38,7 +38,7 @@ class Machine:
     tools: Path
     kernel: Path
     folder: Path
-    # The folder that the guest sees as /share, read-only.
+    # The folder that the guest mounts as /share, read-only.
     share: Path
 
     @property
@@ -130,7 +130,7 @@ class Guest:
         return guest
 
     def run(self, command, timeout=COMMAND_SECONDS):
-        """Runs a shell command in the guest. What it starts in the background with setsid goes on.
+        """Runs a shell command in the guest. Processes that it starts in the background with setsid go on after it.
 
         Raises LabError when no answer comes.
         """
@@ -142,7 +142,7 @@ class Guest:
         while True:
             number, code, size = (int(word) for word in self._line(until).split())
             output = self._bytes(size, until)
-            # An older one is of a command whose answer nobody waited for.
+            # A smaller number is a late answer to an earlier command, whose wait was given up.
             if number == self._number:
                 return Done(code, output.decode("utf-8", "replace"))
 
@@ -179,7 +179,7 @@ class Guest:
             pass
 
     def kernel_log(self):
-        """All that the guest's kernel said on its console."""
+        """Returns all that the guest printed on its serial console."""
         return self.machine.serial.read_text("utf-8", "replace")
 
     def _connect(self):
@@ -264,7 +264,7 @@ def _kvm_may_work(machine):
 
 
 def _remember_kvm(machine, accelerator):
-    """The next start need not wait for a kernel that says nothing."""
+    """Records whether KVM ran the guest, so that the next start does not try one that fails."""
     if os.path.exists("/dev/kvm"):
         _kvm_file(machine).write_text(json.dumps({"host": os.uname().release, "works": accelerator == "kvm"}))
 

@@ -11,9 +11,9 @@ import subprocess
 
 from .errors import LabError
 
-# In the guest: what the tests call beside busybox.
+# Programs in the guest besides busybox, for the checks.
 PROGRAMS = ("usr/bin/ip", "usr/sbin/tc", "usr/sbin/ethtool", "usr/sbin/bpftool")
-# What the programs under test are linked with, beside what PROGRAMS are.
+# Libraries of the programs under test, besides those of PROGRAMS.
 LIBRARIES = ("libelf.so.1", "libz.so.1", "libgcc_s.so.1", "libm.so.6")
 MODULES = (
     "virtio_pci", "virtio_console", "virtio_net", "igb", "veth", "bridge", "tun", "af_packet", "sch_netem",
@@ -43,7 +43,7 @@ ulimit -c 0
 while read -r module; do insmod "/modules/$module" || echo "no module $module"; done </modules/order
 mount -t 9p -o trans=virtio,version=9p2000.L,ro share /share || echo 'no shared folder'
 ip link set lo up
-# Kernel threads that wait for a page or a lock for long are normal here: the machine is slow.
+# Kernel threads may wait long for a page or a lock here, because the machine is slow: no warnings of that.
 echo 0 >/proc/sys/kernel/hung_task_timeout_secs 2>/dev/null
 (while :; do setsid -c sh -l </dev/{SHELL_CONSOLE} >/dev/{SHELL_CONSOLE} 2>&1; sleep 1; done) &
 for port in /sys/class/virtio-ports/*; do
@@ -58,7 +58,7 @@ while :; do
     echo "$text" | base64 -d >/run/command
     timeout -k 2 "$seconds" sh /run/command </dev/null >/run/output 2>&1 3>&-
     code=$?
-    # Not the file itself: what the command left in the background may still write to it.
+    # Answers from a copy: processes that the command left in the background may still write to the file.
     cp /run/output /run/answer
     {{ echo "$number $code $(wc -c </run/answer)"; cat /run/answer; }} >&3
 done
@@ -96,7 +96,7 @@ def loader_argv(tools):
 
 
 def _libraries(tools):
-    """What PROGRAMS and LIBRARIES need, by file name."""
+    """Returns the libraries that PROGRAMS and LIBRARIES need, by file name."""
     folder = tools / "usr/lib/x86_64-linux-gnu"
     found = {}
     starts = [tools / path for path in PROGRAMS] + [folder / name for name in LIBRARIES]
@@ -112,9 +112,9 @@ def _libraries(tools):
 
 
 def _modules(kernel):
-    """MODULES with all that they depend on, as (name, content), in an order in which they can be loaded.
+    """Returns MODULES and all that they depend on, as (name, content), in an order in which they can be loaded.
 
-    What the kernel has built in is left out.
+    Modules that are built into the kernel are left out.
     """
     files = {}
     for path in kernel.glob("usr/lib/modules/*/kernel/**/*.ko*"):
@@ -136,7 +136,7 @@ def _modules(kernel):
 
 
 def dependencies(module):
-    """The names that a module's `depends` field has."""
+    """Returns the names in the `depends` field of a module."""
     found = re.search(rb"\0depends=([^\0]*)\0", module)
     return [name.replace("-", "_") for name in found[1].decode().split(",") if name] if found else []
 

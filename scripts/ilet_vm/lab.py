@@ -43,11 +43,11 @@ class Lab:
         self.boot(kernel, say, detached)
         if not detached:
             return
-        # Others find it by this.
+        # `find` looks for this file.
         self._state_file().write_text(json.dumps({"pid": self.guest.pid, "kernel": kernel, "cache": str(self.cache)}))
 
     def boot(self, kernel, say, detached=False):
-        """Boots a kernel, in place of the guest that there is."""
+        """Boots a kernel. Ends the guest that runs, if there is one."""
         if self.guest is not None:
             self.guest.stop()
         self.guest = Guest.start(self._machine(kernel), self.namespace, say, detached)
@@ -77,7 +77,7 @@ class Lab:
         return self.folder / "share"
 
     def remove(self):
-        """Ends and removes everything that is there of the lab. Signals are ignored from here on."""
+        """Ends and removes all parts of the lab that exist. Signals are ignored from here on."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         if self.guest is not None:

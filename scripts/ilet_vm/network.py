@@ -20,13 +20,13 @@ class Link:
     # Queue pairs of the card, and queues of the tap.
     queues: int
     tap_queues: int
-    # The kernel client's, on the tap.
+    # The addresses of the kernel's clients, on the tap.
     host4: str
     host6: str
-    # The stack's; the guest's kernel has none of them.
+    # The stack's addresses; the guest's kernel has none of them.
     server4: str
     server6: str
-    # The guest kernel's.
+    # The addresses of the guest's kernel.
     guest4: str
     guest6: str
 
@@ -39,8 +39,8 @@ def _link(number, card, driver, queues, tap_queues):
     )
 
 
-# The driver uses two queue pairs for two processors, and adds two for XDP if the card has them: VIRTIO does not,
-# VIRTIO_SPARE does.
+# virtio_net uses two queue pairs for two processors, and adds two queues for XDP if the card has them: the card of VIRTIO
+# does not, the card of VIRTIO_SPARE does.
 VIRTIO = _link(0, "vnet0", "virtio_net", queues=2, tap_queues=2)
 IGB = _link(1, "igb0", "igb", queues=2, tap_queues=1)
 VIRTIO_SPARE = _link(2, "vnet1", "virtio_net", queues=4, tap_queues=4)
@@ -48,7 +48,7 @@ LINKS = (VIRTIO, IGB, VIRTIO_SPARE)
 
 
 def free_name():
-    """A name for a lab that no other has."""
+    """Returns a name that no other lab has."""
     while True:
         name = f"ilet-vm-{os.getpid()}-{random.randrange(1 << 16):04x}"
         if not os.path.exists(f"/run/netns/{name}"):
@@ -76,7 +76,7 @@ class Namespace:
             _run("ip", "-n", self.name, "link", "set", link.tap, "up")
 
     def argv(self, *command):
-        """The command line that runs `command` in the namespace."""
+        """Returns the command line that runs `command` in the namespace."""
         return ["ip", "netns", "exec", self.name, *command]
 
     def run(self, *command, check=True, timeout=None):
@@ -84,11 +84,11 @@ class Namespace:
         return _run(*self.argv(*command), check=check, timeout=timeout)
 
     def set_mtu(self, link, mtu):
-        """Has the host's side of `link` send frames of up to `mtu` bytes."""
+        """Sets the MTU of the host's side of `link`, in bytes."""
         _run("ip", "-n", self.name, "link", "set", link.tap, "mtu", str(mtu))
 
     def remove(self):
-        """Ends what still runs in the namespace, and removes it. Does nothing where there is none."""
+        """Ends all processes in the namespace, and removes it. Does nothing if there is none."""
         if not os.path.exists(f"/run/netns/{self.name}"):
             return
         pids = _run("ip", "netns", "pids", self.name, check=False).stdout.split()

@@ -3,7 +3,7 @@
 The machine's packages and apt lists are not touched. A cache that is complete is used without a network.
 
     CACHE/apt/        the apt root: its lists, and what it downloaded (archives/)
-    CACHE/wanted.json what belongs into the cache: see Manifest
+    CACHE/wanted.json the packages that belong into the cache: see Manifest
     CACHE/tools/      QEMU, busybox, iproute2, ethtool, clang and their libraries
     CACHE/kernel-X/   vmlinuz and modules of one Debian kernel
 """
@@ -48,7 +48,7 @@ Acquire::Languages "none";
 
 @dataclass(frozen=True)
 class Package:
-    """One file of the archive: `spec` is what apt-get download takes, `file` what it makes of it."""
+    """One file of the archive: `spec` is its argument for apt-get download, `file` the name of the file that this writes."""
 
     spec: str
     file: str
@@ -74,12 +74,12 @@ class Manifest:
 
 
 def _question():
-    """Changes when other packages are wanted."""
+    """Describes the wanted packages; a manifest with another question is out of date."""
     return [TOOLS_SUITE, *TOOLS, *(f"{name} {suite}" for name, suite in KERNEL_SUITES.items())]
 
 
 def fill(cache, say, refresh=False):
-    """Fetches and unpacks what `cache` lacks, and says how much that is. Returns the Manifest.
+    """Fetches and unpacks the packages that `cache` lacks, and says how many these are. Returns the Manifest.
 
     Raises LabError if something cannot be had.
     """
@@ -131,7 +131,7 @@ def newest_kernel(names):
 
 
 class _Apt:
-    """An apt root. Nothing is ever installed in it: it only knows what there is, and fetches it."""
+    """An apt root: lists and downloaded packages. Nothing is ever installed in it."""
 
     def __init__(self, root):
         self.root = root
@@ -172,15 +172,15 @@ class _Apt:
         return done.stdout
 
     def closure(self, suite, names):
-        """`names` of `suite` with all that they depend on."""
-        # Without our archives: apt names only what it would have to fetch.
+        """Returns the packages `names` of `suite`, and all that they depend on."""
+        # With an empty archive folder: apt prints only the packages that it would have to fetch.
         none = self.root / "no-archives"
         (none / "partial").mkdir(parents=True, exist_ok=True)
         argv = ["apt-get", "-o", f"Dir::Cache::archives={none}", "install", "-y", "--print-uris", "-t", suite, *names]
         return parse_uris(self.run(*argv))
 
     def files(self, suite, names):
-        """`names` of `suite` alone."""
+        """Returns the packages `names` of `suite`, without those that they depend on."""
         specs = [f"{name}/{suite}" for name in names]
         return parse_uris(self.run("apt-get", "download", "--print-uris", *specs))
 
@@ -194,7 +194,7 @@ class _Apt:
         return [row[0].strip() for row in rows if len(row) == 3 and f" {suite}/main " in row[2]]
 
     def download(self, packages):
-        """Fetches into the archives. apt itself checks the hashes; what is there already is left."""
+        """Fetches `packages` into the archives, in place of files of these names. apt itself checks the hashes."""
         for package in packages:
             (self.archives / package.file).unlink(missing_ok=True)
         self.run("apt-get", "-q", "download", *(p.spec for p in packages), cwd=self.archives)
@@ -232,19 +232,19 @@ def _is_complete(path, package):
 
 
 def _unpack(folder, archives, say):
-    """Makes `folder` hold the files of `archives`, unless it does."""
+    """Unpacks `archives` into `folder`, unless that was done."""
     stamp = folder / "unpacked"
     text = "".join(f"{path.name}\n" for path in archives)
     if stamp.exists() and stamp.read_text() == text:
         return
     say(f"unpacking {folder.name} ({len(archives)} packages)")
     shutil.rmtree(folder, ignore_errors=True)
-    # As the merged root of Debian 13 has it.
+    # The links of the merged root of Debian 13.
     for name in ("bin", "sbin", "lib", "lib64"):
         (folder / "usr" / name).mkdir(parents=True)
         (folder / name).symlink_to(f"usr/{name}")
     for path in archives:
-        # Not dpkg -x, which replaces the links by folders.
+        # dpkg -x would replace the links by folders.
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE) as tar:
             done = subprocess.run(
                 ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", folder], stdin=tar.stdout, check=False
@@ -255,7 +255,7 @@ def _unpack(folder, archives, say):
 
 
 def _write(path, text):
-    """In one step, so that an interruption leaves the old file or none."""
+    """Writes a file in one step, so that an interruption leaves the old file or none."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .errors import CheckFailed, LabError
 
-# A guest is slow, and others use its cores: generous, and looked at often.
+# Generous, because the guest is slow and others use its cores. A wait ends as soon as its condition is met.
 READY_SECONDS = 60
 STOP_SECONDS = 60
 PORTS = {"ilet-echo": 7, "ilet-httpd": 80}
@@ -16,7 +16,7 @@ SITE = "/tmp/site"
 
 @dataclass
 class Report:
-    """What a server said when it ended."""
+    """The report that a server prints when it ends, and its exit code."""
 
     code: int
     counters: dict[str, int] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Report:
 
 
 def parse_report(code, text):
-    """The last report in a server's output."""
+    """Returns the last report in a server's output."""
     report = Report(code)
     for line in text.splitlines():
         words = line.split()
@@ -45,7 +45,7 @@ def parse_report(code, text):
 
 
 class Server:
-    """One server process in a guest. A context manager: what still runs at the end is killed."""
+    """One server process in a guest. A context manager, which kills the process at the end if it still runs."""
 
     _count = 0
 
@@ -89,7 +89,7 @@ class Server:
         self.ready = text.strip()
 
     def refused(self):
-        """Starts a server that is to refuse; returns its exit code and its error output."""
+        """Starts a server that is to refuse to start; returns its exit code and its error output."""
         self.launch()
         self._wait("false", READY_SECONDS)
         done = self.guest.run(f"cat {self._file('code')}")

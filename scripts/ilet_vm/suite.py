@@ -1,4 +1,4 @@
-"""Runs the checks, one after the other, each on a guest that is as it was after the boot."""
+"""Runs the checks, one after the other, each on a guest in the state after its boot."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from .checks import ALL
 from .errors import CheckFailed, LabError, NotHere
 from .lab import Lab
 
-# What a kernel says when it, or a driver's transmit path, is broken.
+# Messages of a kernel of which something, or a driver's transmit path, is broken.
 _KERNEL_TROUBLE = re.compile(r"NETDEV WATCHDOG.*|BUG: .*|Oops: .*|general protection.*|WARNING: .*")
 
 

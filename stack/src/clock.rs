@@ -14,8 +14,8 @@ pub trait Clock {
     /// Nanoseconds since an arbitrary start; never goes back.
     fn nanos(&mut self) -> u64;
 
-    /// What the calling thread has had of its core so far. It may cost two system calls, so it is for what is
-    /// suspected and not for every packet.
+    /// Returns the time that the calling thread has used of its core so far. It may cost two system calls, so it is
+    /// called for suspected handlers only, and not for every packet.
     fn thread_time(&mut self) -> ThreadTime;
 
     /// The same in microseconds, as protocols see it.
@@ -25,11 +25,11 @@ pub trait Clock {
     }
 }
 
-/// What a thread has had of its core, each since an arbitrary start. Two readings tell work from a core that was
-/// taken away: a thread that lost its core to another one neither ran nor waited meanwhile.
+/// The time that a thread has used of its core, each field since an arbitrary start. Two readings tell whether the thread
+/// worked, waited, or lost its core to another thread: in the last case `ran` and `waits` stay as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ThreadTime {
-    /// The time, as of [`Clock::nanos`].
+    /// The time that [`Clock::nanos`] returns.
     pub nanos: u64,
     /// Nanoseconds that the thread ran.
     pub ran: u64,
@@ -70,7 +70,7 @@ impl Clock for MonotonicClock {
 
     fn thread_time(&mut self) -> ThreadTime {
         let ran = clock_gettime(ClockId::ThreadCPUTime);
-        // Fails only for a `who` that the kernel does not know (getrusage(2)): Linux has this one since 2.6.26.
+        // Fails only for a `who` that the kernel does not know (getrusage(2)); Linux knows RUSAGE_THREAD since 2.6.26.
         let waits = getrusage(UsageWho::RUSAGE_THREAD)
             .map_or(0, |usage| usage.voluntary_context_switches());
         ThreadTime {
@@ -81,8 +81,8 @@ impl Clock for MonotonicClock {
     }
 }
 
-/// A clock for simulations: it stands still until it is told what happens. Its clones are the same clock, so that
-/// a simulated handler can say what it does to the time.
+/// A clock for simulations. It stands still until one of its methods advances it. Its clones share the same time, so that
+/// a simulated handler can advance it.
 #[derive(Debug, Clone, Default)]
 pub struct VirtualClock(Arc<VirtualTime>);
 
@@ -94,19 +94,19 @@ struct VirtualTime {
 }
 
 impl VirtualClock {
-    /// The time.
+    /// Returns the time.
     pub fn time(&self) -> Instant {
         instant(self.0.nanos.load(Ordering::Relaxed))
     }
 
-    /// Time passes in which the thread neither runs nor waits: its core is another's.
+    /// Lets time pass in which the thread neither runs nor waits, because another thread has its core.
     pub fn pass(&self, by: Duration) {
         self.0
             .nanos
             .fetch_add(by.total_micros() * 1000, Ordering::Relaxed);
     }
 
-    /// The thread works.
+    /// Lets time pass in which the thread works.
     pub fn work(&self, by: Duration) {
         self.pass(by);
         self.0
@@ -114,7 +114,7 @@ impl VirtualClock {
             .fetch_add(by.total_micros() * 1000, Ordering::Relaxed);
     }
 
-    /// The thread waits for something.
+    /// Lets time pass in which the thread waits for something.
     pub fn wait(&self, by: Duration) {
         self.pass(by);
         self.0.waits.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +139,7 @@ impl Clock for VirtualClock {
 mod tests {
     use super::*;
 
-    /// What the machine's clock says of work and of waiting.
+    /// Measures work and a wait with the machine's clock.
     #[test]
     fn a_thread_that_waits_does_not_run() {
         let mut clock = MonotonicClock::since(std::time::Instant::now());
@@ -152,7 +152,7 @@ mod tests {
         let waited = clock.thread_time();
         assert!(waited.waits > worked.waits);
         assert!(waited.nanos - worked.nanos >= 20_000_000);
-        // However slow the machine, falling asleep is no work.
+        // The sleep itself does not count as run time, on a slow machine either.
         assert!(waited.ran - worked.ran < waited.nanos - worked.nanos);
     }
 }

@@ -1,4 +1,4 @@
-//! Which handlers stay on the core, which do not, and how they come back.
+//! Handlers that stay on the core, handlers that leave it, and how these come back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -24,7 +24,7 @@ fn timed_echo(takes: Takes) -> (Sim, [Arc<Mutex<Takes>>; 2]) {
     (Sim::new(config), [stream_takes, datagram_takes])
 }
 
-/// A request over TCP and one over UDP, a second after the last ones, each of them answered on the core.
+/// Sends a request over TCP and one over UDP, a second after the last ones, and checks that the core answers both.
 fn served_on_the_core(sim: &mut Sim, raw: &mut Raw, turn: impl Fn(&mut Sim)) {
     let requests = || ["tcp_requests", "udp_requests"];
     let before = requests().map(|name| counter(sim, name));
@@ -48,8 +48,8 @@ fn turn(sim: &mut Sim) {
     sim.turn();
 }
 
-/// What a frame costs besides its handler, as the thread of the pool that is woken, or an engine's memory that is
-/// touched for the first time, is not charged to the handler.
+/// The cost of a frame besides its handler, such as waking a thread of the pool or touching an engine's memory for the
+/// first time, is not charged to the handler.
 #[test]
 fn a_quick_handler_in_slow_frames_stays() {
     let (mut sim, _) = timed_echo(QUICK);
@@ -83,7 +83,7 @@ fn a_handler_that_is_quick_again_comes_back() {
     for slow in [Takes::Work, Takes::Wait] {
         let (mut sim, takes) = timed_echo(slow(Duration::from_millis(1)));
         let mut raw = Raw::open(&mut sim, Version::V4, 5000);
-        // Four long overruns, after the call that has them measured.
+        // One call that makes the handler suspected, then four long overruns that are measured.
         for _ in 0..5 {
             served_on_the_core(&mut sim, &mut raw, turn);
         }
@@ -95,7 +95,7 @@ fn a_handler_that_is_quick_again_comes_back() {
         for takes in takes {
             *takes.lock().unwrap() = QUICK;
         }
-        // The job is not done yet, which is no reason to wait.
+        // The core serves although the pool's job is not done yet.
         for _ in 0..500 {
             served_on_the_core(&mut sim, &mut raw, turn);
         }
@@ -108,7 +108,7 @@ fn a_handler_that_is_quick_again_comes_back() {
     }
 }
 
-/// One that waits in every call is tried more and more rarely.
+/// A handler that waits in every call is tried more and more rarely.
 #[test]
 fn a_handler_that_blocks_is_tried_rarely() {
     let (mut sim, _) = timed_echo(Takes::Wait(Duration::from_millis(20)));

@@ -1,4 +1,4 @@
-//! What a worker tells the log about its neighbours. A test process has one log, so this file has one test.
+//! Warnings of a worker about its neighbours. A test process has one log, so this file has one test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -34,7 +34,7 @@ fn checksums_left_to_a_card_are_told_with_the_way_out_and_not_all_the_time() {
     let mut sim = Sim::new(SimConfig::default());
     let ends: Ends = (IpAddr::V4(CLIENT_V4), IpAddr::V4(SERVER_V4));
 
-    // A wrong checksum is line noise.
+    // An arbitrary wrong checksum is taken for line noise: no warning.
     let mut noise = udp(ends, (5000, PORT), b"hello");
     let last = noise.len() - 1;
     noise[last] ^= 1;

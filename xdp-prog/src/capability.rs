@@ -1,5 +1,4 @@
-//! The capabilities in effect for the calling thread, and which of those that an XDP program needs are not
-//! among them.
+//! The capabilities in effect for the calling thread, and the ones that an XDP program needs and the thread lacks.
 
 use std::fs;
 
@@ -24,7 +23,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// The name, as in capabilities(7).
+    /// Returns the name, as in capabilities(7).
     pub const fn name(self) -> &'static str {
         match self {
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
@@ -43,13 +42,13 @@ impl Capability {
 pub struct Capabilities(u64);
 
 impl Capabilities {
-    /// Those in effect for the calling thread; `None` if that cannot be found out.
+    /// Returns those in effect for the calling thread; `None` if that cannot be found out.
     pub fn effective() -> Option<Self> {
         let status = fs::read_to_string("/proc/thread-self/status").ok()?;
         Self::in_status(&status)
     }
 
-    /// The effective set in the text of a `status` file (proc_pid_status(5)).
+    /// Returns the effective set in the text of a `status` file (proc_pid_status(5)).
     fn in_status(status: &str) -> Option<Self> {
         let hex = status
             .lines()
@@ -57,12 +56,12 @@ impl Capabilities {
         u64::from_str_radix(hex.trim(), 16).ok().map(Self)
     }
 
-    /// The set whose bits are `bits`.
+    /// Returns the set whose bits are `bits`.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Whether the set allows what `capability` allows.
+    /// Returns whether the set allows what `capability` allows, by itself or by CAP_SYS_ADMIN.
     pub fn allows(self, capability: Capability) -> bool {
         let has = |capability: Capability| self.0 & (1 << capability as u32) != 0;
         let stands_for_it = matches!(capability, Capability::Bpf | Capability::Perfmon);
@@ -70,7 +69,7 @@ impl Capabilities {
     }
 }
 
-/// What loading and attaching need: CAP_NET_ADMIN for XDP and AF_XDP maps, CAP_PERFMON for arithmetic on
+/// Capabilities that loading and attaching need: CAP_NET_ADMIN for XDP and AF_XDP maps, CAP_PERFMON for arithmetic on
 /// packet pointers, CAP_BPF for all of it.
 const NEEDED: [Capability; 3] = [Capability::Bpf, Capability::NetAdmin, Capability::Perfmon];
 

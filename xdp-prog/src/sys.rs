@@ -1,5 +1,5 @@
-//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, and what interfaces and their drivers are
-//! asked.
+//! The system calls without a safe wrapper: bpf links with a chosen XDP mode, and questions about interfaces to the kernel
+//! and to drivers.
 
 #![allow(unsafe_code)]
 
@@ -63,7 +63,7 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
 /// The MTU of an interface of this network namespace, in bytes (netdevice(7)).
 ///
 /// # Errors
-/// As the kernel says: ENODEV if there is no such interface.
+/// Returns the kernel's error: ENODEV if there is no such interface.
 pub fn interface_mtu(name: &str) -> io::Result<u32> {
     let request = ask(name, libc::SIOCGIFMTU)?;
     // SAFETY: the call succeeded, so the MTU is the member that it wrote.
@@ -71,12 +71,12 @@ pub fn interface_mtu(name: &str) -> io::Result<u32> {
     u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Whether an interface of this network namespace is up and has a link: IFF_UP and IFF_RUNNING (netdevice(7)), of
-/// which the kernel tells with up to a second's delay, and, where the driver can be asked, what it says now
-/// (ETHTOOL_GLINK).
+/// Returns whether an interface of this network namespace is up and has a link. Both of these must say so: the flags
+/// IFF_UP and IFF_RUNNING (netdevice(7)), which the kernel updates with up to a second's delay, and the driver's present
+/// answer, if it gives one (ETHTOOL_GLINK).
 ///
 /// # Errors
-/// As the kernel says: ENODEV if there is no such interface.
+/// Returns the kernel's error: ENODEV if there is no such interface.
 pub fn interface_has_link(name: &str) -> io::Result<bool> {
     const WANTED: libc::c_int = libc::IFF_UP | libc::IFF_RUNNING;
     let request = ask(name, libc::SIOCGIFFLAGS)?;
@@ -91,10 +91,10 @@ pub fn interface_has_link(name: &str) -> io::Result<bool> {
     Ok(ethtool(name, &mut link).is_err() || link[1] != 0)
 }
 
-/// The name of the driver of an interface of this network namespace (ETHTOOL_GDRVINFO).
+/// Returns the name of the driver of an interface of this network namespace (ETHTOOL_GDRVINFO).
 ///
 /// # Errors
-/// As the kernel says: ENODEV if there is no such interface, EOPNOTSUPP if its driver does not tell.
+/// Returns the kernel's error: ENODEV if there is no such interface, EOPNOTSUPP if its driver does not tell.
 pub fn interface_driver(name: &str) -> io::Result<String> {
     // struct ethtool_drvinfo: the command, 32 bytes of name, and 160 of no interest.
     const ETHTOOL_GDRVINFO: u32 = 0x3;
@@ -109,10 +109,11 @@ pub fn interface_driver(name: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// How many receive queues an interface of this network namespace can be given (ETHTOOL_GCHANNELS).
+/// Returns the largest number of receive queues that an interface of this network namespace can have
+/// (ETHTOOL_GCHANNELS).
 ///
 /// # Errors
-/// As the kernel says: ENODEV if there is no such interface, EOPNOTSUPP if its driver does not tell.
+/// Returns the kernel's error: ENODEV if there is no such interface, EOPNOTSUPP if its driver does not tell.
 pub fn interface_queues_max(name: &str) -> io::Result<u32> {
     // struct ethtool_channels: the command, the largest numbers of receive, transmit, other and combined channels,
     // and the present ones.
@@ -123,14 +124,14 @@ pub fn interface_queues_max(name: &str) -> io::Result<u32> {
     Ok(channels[1].max(channels[4]))
 }
 
-/// The receive queues that an interface of this network namespace spreads flows over, in the order of its indirection
-/// table, in which each may be many times (ETHTOOL_GRXFHINDIR).
+/// Returns the receive queues that an interface of this network namespace spreads flows over: the entries of its
+/// indirection table in their order, in which a queue may occur many times (ETHTOOL_GRXFHINDIR).
 ///
 /// # Errors
-/// As the kernel says: ENODEV if there is no such interface, EOPNOTSUPP if its driver has no such table.
+/// Returns the kernel's error: ENODEV if there is no such interface, EOPNOTSUPP if its driver has no such table.
 pub fn interface_spread(name: &str) -> io::Result<Vec<u32>> {
-    // struct ethtool_rxfh_indir: the command, the number of entries, the entries. Asked with none, the kernel says how
-    // many there are.
+    // struct ethtool_rxfh_indir: the command, the number of entries, the entries. To a question with room for no entries
+    // the kernel answers how many there are.
     const ETHTOOL_GRXFHINDIR: u32 = 0x38;
     let mut size = [ETHTOOL_GRXFHINDIR, 0];
     ethtool(name, &mut size)?;
@@ -140,8 +141,8 @@ pub fn interface_spread(name: &str) -> io::Result<Vec<u32>> {
     Ok(table.split_off(2))
 }
 
-/// Whether the driver of an interface of this network namespace has zero-copy for AF_XDP sockets. None if the kernel
-/// does not tell (before Linux 6.3).
+/// Returns whether the driver of an interface of this network namespace has zero-copy for AF_XDP sockets; `None` if the
+/// kernel does not tell (before Linux 6.3).
 pub fn interface_has_zero_copy(name: &str) -> Option<bool> {
     // enum netdev_xdp_act (linux/netdev.h).
     const NETDEV_XDP_ACT_XSK_ZEROCOPY: u64 = 1 << 3;
@@ -152,18 +153,19 @@ pub fn interface_has_zero_copy(name: &str) -> Option<bool> {
     };
     // SAFETY: `options` is initialised, says its own size and outlives the call, which writes no more than that.
     check(unsafe { libbpf_sys::bpf_xdp_query(index, 0, &mut options) }).ok()?;
-    // Older kernels leave the flags at zero; a driver that has native XDP sets some.
+    // Kernels before Linux 6.3 leave the flags at zero; since then a driver that has native XDP sets some.
     (options.feature_flags != 0).then_some(options.feature_flags & NETDEV_XDP_ACT_XSK_ZEROCOPY != 0)
 }
 
-/// Asks the driver of an interface what the first word of `command` says (linux/ethtool.h); the answer takes its
-/// place. It must be as many words as the structure of that command has, with the entries that it says it has.
+/// Sends an ethtool command (linux/ethtool.h) to the driver of an interface. `command` holds the structure of that command,
+/// which begins with its number, and must be as long as the structure with the entries that it says it has. The answer
+/// replaces it.
 fn ethtool(name: &str, command: &mut [u32]) -> io::Result<()> {
     const SIOCETHTOOL: libc::Ioctl = 0x8946;
     let mut request = request_for(name)?;
     request.ifr_ifru.ifru_data = command.as_mut_ptr().cast();
-    // SAFETY: the kernel reads the name, and reads and writes the command's structure behind the pointer, which is as
-    // long as `command`, as each caller sees to; both outlive the call.
+    // SAFETY: the kernel reads the name, and reads and writes the command's structure behind the pointer. Each caller passes
+    // a `command` that is as long as that structure. Both outlive the call.
     let result = unsafe { libc::ioctl(any_socket()?.as_raw_fd(), SIOCETHTOOL, &mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -171,18 +173,18 @@ fn ethtool(name: &str, command: &mut [u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// The hardware type of an interface of this network namespace (netdevice(7)): an `ARPHRD_*` number of
+/// Returns the hardware type of an interface of this network namespace (netdevice(7)): an `ARPHRD_*` number of
 /// <linux/if_arp.h>.
 ///
 /// # Errors
-/// As the kernel says: ENODEV if there is no such interface.
+/// Returns the kernel's error: ENODEV if there is no such interface.
 pub fn interface_hardware_type(name: &str) -> io::Result<u16> {
     let request = ask(name, libc::SIOCGIFHWADDR)?;
     // SAFETY: the call succeeded, so the hardware address is the member that it wrote.
     Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }
 
-/// The answer to `question`, one that reads an interface's name and writes one fixed-size value.
+/// Returns the answer to `question`, an ioctl that reads an interface's name and writes one fixed-size value.
 fn ask(name: &str, question: libc::Ioctl) -> io::Result<libc::ifreq> {
     let mut request = request_for(name)?;
     // SAFETY: the callers' questions read the name and write a value, inside `request`, which outlives the call.
@@ -193,7 +195,7 @@ fn ask(name: &str, question: libc::Ioctl) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-/// A question about an interface, with nothing but its name.
+/// Returns an `ifreq` for a question about an interface, with its name filled in and the rest zero.
 fn request_for(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: all zeroes is an `ifreq`: bytes, integers and null pointers.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };

@@ -16,7 +16,7 @@ use lru::LruCache;
 use super::files::Identity;
 use super::representation::Representation;
 
-/// Younger entries are served without a question. What is watched ([`super::watch`]) does not get that old.
+/// Age up to which an entry is served without a look at the file. Watched entries ([`super::watch`]) do not get that old.
 const FRESH_MICROS: i64 = 700_000;
 /// Older entries are never served without a look at the disk. With the time that the look takes, a
 /// changed file is served changed within a second.
@@ -52,7 +52,7 @@ pub struct Entry {
     claimed_at: AtomicI64,
     /// When it was last served, roughly.
     last_used: AtomicI64,
-    /// It is among those that are looked at beside the requests, or about to be.
+    /// It is watched ([`super::watch`]), or waits for the next round to be.
     is_watched: AtomicBool,
 }
 
@@ -132,22 +132,22 @@ impl Entry {
         }
     }
 
-    /// When it was last served, or read for somebody who asked.
+    /// Returns when it was last served, or read for a request.
     pub fn last_used(&self) -> i64 {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    /// It takes the place of `old`, and nobody has asked for it since.
+    /// Takes the time of last use from `old`, which it replaces without a request.
     pub fn replaces(&self, old: &Self) {
         self.last_used.store(old.last_used(), Ordering::Relaxed);
     }
 
-    /// Says that it is watched from now on. Returns false if it was already.
+    /// Marks it as watched. Returns false if it was already.
     pub fn begin_watch(&self) -> bool {
         !self.is_watched.swap(true, Ordering::Relaxed)
     }
 
-    /// Says that it is not watched any more.
+    /// Marks it as not watched.
     pub fn end_watch(&self) {
         self.is_watched.store(false, Ordering::Relaxed);
     }

@@ -112,14 +112,14 @@ impl Slow {
         let looked_at = self.clock.now(now);
         self.follow_root(now);
         match self.site.cache.get(path) {
-            // Another thread was here a moment ago.
+            // Another thread has looked at the file since.
             Some(entry) if entry.is_fresh(now) => Ok(Found::Cached(entry)),
             Some(entry) => self.look(path, entry, now, looked_at),
             None => self.load(path, looked_at),
         }
     }
 
-    /// Looks at a file of the cache for nobody in particular, at `now`. What became of it, the next request is told.
+    /// Looks at the file of a cached entry without a request, at `now`. The next request is served from the updated cache.
     pub fn look_beside(&self, path: &[u8], now: i64) {
         let Some(entry) = self.site.cache.get(path) else {
             return;
@@ -131,7 +131,7 @@ impl Slow {
         }
     }
 
-    /// Has another directory served if the root's path leads there now.
+    /// Serves another directory from now on if the root's path leads to it.
     pub fn follow_root(&self, now: i64) {
         match self.site.root.follow() {
             Ok(false) => {}
@@ -144,17 +144,17 @@ impl Slow {
         }
     }
 
-    /// The loop's time in microseconds, if a request has told it.
+    /// Returns the loop's time in microseconds, if a request has told it.
     pub fn loop_time(&self) -> Option<i64> {
         self.clock.estimate()
     }
 
-    /// The entries to look at beside the requests.
+    /// Returns the entries to look at beside the requests.
     pub fn watch(&self) -> &Watch {
         &self.site.watch
     }
 
-    /// Finds the file of a cached entry as it is after `looked_at`.
+    /// Finds the file of a cached entry in a state that it had at `looked_at` or later.
     fn look(
         &self,
         path: &[u8],

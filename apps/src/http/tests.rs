@@ -162,12 +162,12 @@ impl Server {
         ))
     }
 
-    /// What the thread that looks at cached files does every 300 ms.
+    /// Looks at the cached files as the watch's thread does every 300 ms.
     fn look_beside(&mut self) {
         self.rounds.look(&self.site.watch, &self.slow, self.now);
     }
 
-    /// Lets so much time pass, with a look every 300 ms.
+    /// Lets `time` microseconds pass, with a look every 300 ms.
     fn wait(&mut self, time: i64) {
         for _ in 0..time / (300 * MILLISECOND) {
             self.now += 300 * MILLISECOND;
@@ -595,7 +595,7 @@ fn what_changed_on_a_quiet_site_is_served_changed() {
     server.wait(60 * SECOND);
     server.write("a.txt", "changed");
     server.wait(SECOND);
-    // Read beside the requests, too.
+    // The changed file was read without a request.
     let new = server.get("/a.txt");
     assert_eq!((new.by, &new.body[..]), (By::Fast, &b"changed"[..]));
     assert_ne!(new.field("ETag"), old.field("ETag"));
@@ -615,12 +615,12 @@ fn what_nobody_wants_any_more_is_left_alone_and_not_served_unseen() {
     server.wait(3600 * SECOND);
     let reply = server.get("/a.txt");
     assert_eq!((reply.by, &reply.body[..]), (By::Slow, &b"changed"[..]));
-    // From now on it is looked at again.
+    // The request had it watched again.
     server.wait(SECOND);
     assert_eq!(server.get("/a.txt").by, By::Fast);
 }
 
-/// A file that changes again and again is read again and again, but not for ever.
+/// A file that keeps changing without a request is read again only as long as an entry is watched.
 #[test]
 fn a_file_that_keeps_changing_is_left_alone_in_the_end() {
     let mut server = Server::new();
@@ -637,7 +637,7 @@ fn a_file_that_keeps_changing_is_left_alone_in_the_end() {
 fn without_looks_requests_look_for_themselves() {
     let mut server = Server::new();
     server.get("/a.txt");
-    // The thread is held up.
+    // The watch's thread does not look in this time.
     server.now += SECOND;
     server.write("a.txt", "changed");
     let reply = server.get("/a.txt");
@@ -659,14 +659,14 @@ fn another_root_is_seen_beside_the_requests() {
     assert_eq!(server.get("/a.txt").body, b"new");
 }
 
-/// Those that were used last are looked at, however many there are.
+/// Each round looks at a bounded number of files, those that were used last.
 #[test]
 fn looks_are_bounded() {
     let mut server = Server::with_cache(64 << 20);
     let name = |number: usize| format!("f{number}");
     for number in 0..1200 {
         server.write(&name(number), "x");
-        // As many as may join between two rounds, one round, and more.
+        // A round after 600 files; then more of them join.
         if number == 600 {
             server.look_beside();
         }
@@ -681,9 +681,9 @@ fn looks_are_bounded() {
         let at_once = |number: &usize| !server.defers(&format!("/{}", name(*number)));
         (0..1200).filter(at_once).collect()
     };
-    // Those that were used last, of those that had joined before too many wanted to.
+    // The files that were used last, among those that joined before there was no more room to join.
     assert!(served_at_once(&mut server).into_iter().eq(600..1112));
-    // The others join when they are looked at for a request, instead of one that was used longer ago.
+    // The others join when a request looks at them, in place of one that was used longer ago.
     server.now += 100 * MILLISECOND;
     assert_eq!(server.get("/f1199").by, By::Slow);
     server.wait(SECOND);

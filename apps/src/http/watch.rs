@@ -1,10 +1,10 @@
 //! Looks at the files of cached entries beside the requests, so that no request has to wait for that.
 //!
-//! The slow path has every entry that it puts into the cache, or finds unchanged, [join](Watch::join) the watch. A thread
-//! of its own ([`Watcher`]) looks at all of them in rounds, exactly as the slow path would for a request ([`Slow`]), so
-//! that they stay young enough to be served at once. Entries leave when they were not used for a while, or when others
-//! were used later and the watch is full: then a request looks, as ever. Whatever holds up the thread, or ends it, has
-//! the same effect, so freshness does not depend on it.
+//! The slow path adds every entry that it puts into the cache, or finds unchanged, to the watch ([`Watch::join`]). A
+//! separate thread ([`Watcher`]) looks at the files of all of them in rounds, exactly as the slow path does for a request
+//! ([`Slow`]), so that the entries stay young enough to be served at once. An entry leaves when it was not used for a
+//! while, or when the watch is full and others were used later. Its file is then looked at for the next request, as
+//! without a watch. The same happens if the thread is held up or ends, so freshness does not depend on the thread.
 
 use std::cmp::Reverse;
 use std::io;
@@ -14,16 +14,17 @@ use std::time::{Duration, Instant};
 use super::cache::Entry;
 use super::slow::Slow;
 
-/// Entries that are looked at in a round, at most: those that were used last. With the time between rounds this bounds
+/// The most entries that a round looks at: those that were used last. Together with the time between rounds this bounds
 /// the looks per second, however large the cache is.
 const WATCHED_MAX: usize = 512;
-/// Entries that may wait for the next round, at most: as many as a round has to read again, and as many others.
+/// The most entries that may wait for the next round: as many as a round may have to read again, and as many others.
 const JOINING_MAX: usize = 2 * WATCHED_MAX;
-/// Time between two rounds. Entries are served without a question for more than twice as long, so a round may be late.
+/// Time between two rounds. Entries are served without a look for more than twice as long, so a round may be late.
 const ROUND_EVERY: Duration = Duration::from_millis(300);
-/// The thread rests so many times as long as a round took: a slow disk, or a slow file system, does not get busy.
+/// The thread rests for at least this many times the duration of a round, so that it does not load a slow disk or file
+/// system.
 const REST_TIMES: u32 = 4;
-/// An entry is watched for so long after it was used last, in microseconds.
+/// Time for which an entry is watched after its last use, in microseconds.
 const WATCHED_MICROS: i64 = 600_000_000;
 
 /// Entries that are to be watched from the next round on.
@@ -41,7 +42,7 @@ struct Joining {
 
 #[derive(Debug)]
 struct Watched {
-    /// In the cache.
+    /// The entry's key in the cache.
     path: Box<[u8]>,
     entry: Weak<Entry>,
 }
@@ -52,14 +53,14 @@ pub struct Rounds {
     entries: Vec<Watched>,
 }
 
-/// The thread that looks; it ends when this is dropped. A look that it is in the middle of is not waited for.
+/// The thread that looks. It is told to end when this is dropped; the drop does not wait for a look in progress.
 #[derive(Debug)]
 pub struct Watcher {
     slow: Arc<Slow>,
 }
 
 impl Watch {
-    /// Has the entry of `path` watched, if it is not already.
+    /// Adds the entry of `path` to the watch, if it is not already in it.
     pub fn join(&self, path: &[u8], entry: &Arc<Entry>) {
         if !entry.begin_watch() {
             return;
@@ -136,14 +137,14 @@ impl Rounds {
             slow.follow_root(now);
         }
         for watched in &self.entries {
-            // Not if it was evicted or replaced: what is in the cache joined by itself.
+            // An entry that was evicted or replaced is skipped: the one in the cache has joined by itself.
             if watched.entry.strong_count() > 0 {
                 slow.look_beside(&watched.path, now);
             }
         }
     }
 
-    /// Whether nothing is watched.
+    /// Returns whether nothing is watched.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -153,7 +154,7 @@ impl Watcher {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// Returns the system's error if it cannot start a thread.
     pub fn start(slow: Arc<Slow>) -> io::Result<Self> {
         let its = slow.clone();
         std::thread::Builder::new()
@@ -175,7 +176,7 @@ fn run(slow: &Slow) {
     let mut pause = ROUND_EVERY;
     while (!rounds.is_empty() || watch.wait_for_one()) && watch.rest(pause) {
         let begun_at = Instant::now();
-        // An entry was read for a request, which told the time.
+        // There is a time: the entries were read for requests, which told it.
         if let Some(now) = slow.loop_time() {
             rounds.look(watch, slow, now);
         }
@@ -195,7 +196,7 @@ mod tests {
         let watcher = Watcher::start(slow.clone()).unwrap();
         assert_eq!(Arc::strong_count(&slow), 3);
         drop(watcher);
-        // Ends when the thread does.
+        // The thread drops its reference when it ends.
         while Arc::strong_count(&slow) > 1 {
             std::thread::sleep(Duration::from_millis(1));
         }

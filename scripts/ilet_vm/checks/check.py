@@ -1,4 +1,4 @@
-"""A check: a name, a line about it, and the function that makes it."""
+"""A check: a name, a line about it, and the function that runs it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Other kernels: the XDP program as two compilers make it is loaded, and the servers serve."""
+"""Other kernels: they load the XDP program, compiled by two compilers, and the servers serve."""
 
 import subprocess
 from pathlib import Path
@@ -15,7 +15,7 @@ SOURCE = "xdp-prog/src/bpf/ilet.bpf.c"
 
 
 def _compilers(tools):
-    """Command lines by name: the machine's clang, and the newest of the lab's packages."""
+    """Returns compilers' command lines by name: the machine's clang, and the newest clang of the lab's packages."""
     newest = max(tools.glob("usr/lib/llvm-*/bin/clang"), key=lambda path: int(path.parts[-3].removeprefix("llvm-")))
     version = newest.parts[-3].removeprefix("llvm-")
     resources = newest.parent.parent / "lib/clang" / version

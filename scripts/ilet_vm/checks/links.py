@@ -94,7 +94,7 @@ def _(bench, link, mode):
 
 
 def _try_mtu(bench, link, mode, mtu):
-    """Serves with an MTU. Returns None if whole packets go both ways, or what the driver has against it."""
+    """Serves with an MTU. Returns None if whole packets go both ways, else the driver's objection."""
     done = bench.guest.run(f"ip link set {link.card} mtu {mtu}")
     if done.code != 0:
         return f"{mtu}: the driver refuses it: {done.output.strip()}"
@@ -110,7 +110,7 @@ def _try_mtu(bench, link, mode, mtu):
     with server:
         try:
             bench.ping(link.server4)
-            # Sees what does not fit sooner than the others would.
+            # Notices a packet that does not fit sooner than the echoes would.
             bench.ping(link.server4, mtu - 28, seconds=5)
             bench.echo("udp", link.server4, 1, 10, mtu - 28)
             bench.echo("udp", link.server6, 1, 10, mtu - 48)

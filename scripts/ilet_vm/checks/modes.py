@@ -1,4 +1,4 @@
-"""Every driver, mode, number of queues and --poll: what is bound, and that small and large packets go both ways."""
+"""Every driver, mode, number of queues and --poll: the start line is right, and small and large packets go both ways."""
 
 from ..bench import expect
 from ..network import IGB, VIRTIO
@@ -6,8 +6,9 @@ from .check import Check
 
 CHECKS = []
 
-# In flight at a time, requests, and bytes. 1,472 and 1,452 are a whole packet of UDP at MTU 1,500.
+# Closed loops: number in flight, number of requests, and bytes of each.
 LOOPS = ((1, 100, 64), (16, 400, 600), (128, 1024, 64))
+# Bytes of UDP data that fill a packet at MTU 1,500, by IP version.
 WHOLE = {4: 1472, 6: 1452}
 
 

@@ -1,4 +1,4 @@
-"""Paths that lose, delay and reorder: netem in a namespace of the guest, whose client is the kernel there."""
+"""Paths that lose, delay and reorder packets, by netem in a namespace of the guest. The client is the guest's kernel."""
 
 from ..bench import expect
 from ..network import IGB, VIRTIO
@@ -6,7 +6,7 @@ from .check import check
 
 CHECKS = []
 
-# Both ways, on a path of the guest: client namespace, router namespace with a card, the host's bridge, the server's card.
+# netem in both directions. The path: client namespace, router namespace with a card, the host, the server's card.
 PATHS = {
     "loss": "loss 1%",
     "delay": "delay 20ms 5ms",
@@ -49,7 +49,7 @@ def _fetch(bench, address, name, seconds):
 def _over(bench, server_link, client_link, netem):
     _path(bench, server_link, client_link, netem)
     try:
-        # Answers go to where the request came from: the host, which forwards them.
+        # The stack sends answers back to the host, which sent it the request; the host forwards them.
         with bench.server("ilet-httpd", server_link, "--mode", "zero-copy") as server:
             for name in ("page", "page", "file100k", "file100k", "file1m"):
                 _fetch(bench, server_link.server4, name, 240)

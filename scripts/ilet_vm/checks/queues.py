@@ -1,4 +1,4 @@
-"""Which queue a packet arrives at: RSS, steering rules, queues that a driver adds, queues without a worker."""
+"""Queues: RSS, steering rules, queues that a driver adds, queues without a worker."""
 
 from ..bench import expect
 from ..errors import NotHere
@@ -16,7 +16,7 @@ def _(bench):
     way_out = f"ethtool -L {card} combined {VIRTIO_SPARE.queues}"
     expect(way_out in said and "--queues 0,1,2,3" in said, f"no {way_out!r}: {said}")
     bench.notes.append(said.strip().removeprefix("error: "))
-    # Those that the driver adds have no transmit queue.
+    # The queues that the driver adds have no transmit queue.
     code, said = bench.server("ilet-echo", VIRTIO_SPARE, queues=(0, 1, 2, 3)).refused()
     expect(code == 1 and "queue 2" in said and "not send" in said, f"exit code {code}: {said}")
     expect("xdp" not in bench.guest.must(f"ip link show {card}"), "the XDP program is still attached")

@@ -1,4 +1,4 @@
-"""What of the lab needs no guest: package lists, archives, modules, reports, clients."""
+"""Tests of the parts of the lab that need no guest: package lists, archives, modules, reports, clients."""
 
 import socket
 import threading
@@ -121,7 +121,7 @@ class Clients(unittest.TestCase):
 
 
 class _tcp:
-    """A server on loopback that answers what `answer` makes of what it reads; closes where that is nothing."""
+    """A server on loopback. It sends `answer(data)` for data that it reads, and closes the connection if that is empty."""
 
     def __init__(self, answer):
         self.answer = answer

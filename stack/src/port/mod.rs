@@ -73,8 +73,9 @@ pub trait Port {
     fn reap(&mut self, arena: &mut Arena, counters: &Counters);
 }
 
-/// Sends what is left in `queue` and takes the sent frames home, for a second at most: the end of a loop. What then has
-/// not found room on the ring is given up and counted; what the kernel still has comes back when the port is closed.
+/// Sends the frames that are left in `queue` and takes sent frames back, for a second at most: the end of a loop. Frames
+/// that have found no room on the ring by then are given up and counted; those that the kernel still has come back when
+/// the port is closed.
 pub fn settle(
     port: &mut impl Port,
     arena: &mut Arena,
@@ -167,7 +168,7 @@ mod tests {
             (counters.tx_unsent.get(), arena.count().of(Owner::Tx)),
             (2, 3)
         );
-        // What a port does when it is closed.
+        // A port does this when it is closed.
         assert_eq!(arena.take_back_sending(), 3);
         assert_eq!(arena.count().of(Owner::Flow), 1);
         arena.release(held);

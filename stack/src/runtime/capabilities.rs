@@ -1,4 +1,4 @@
-//! Which capabilities a configuration needs, and which of them the process lacks: all are named at once.
+//! The capabilities that a configuration needs and the process lacks. All of them are named in one error.
 
 use interruptlet_xdp::{Capabilities, Capability};
 use rustix::process::{Resource, getrlimit};
@@ -8,24 +8,24 @@ use super::error::MissingCapability;
 use crate::config::{Config, Mode};
 use crate::port::xsk::{BindMode, XskOptions};
 
-/// The first port that anybody may bind, unless the system says otherwise (ip(7)).
+/// The first port that may be bound without a capability, unless the system is configured otherwise (ip(7)).
 const UNPRIVILEGED_PORTS_FROM: u16 = 1024;
 
-/// What the need for capabilities depends on.
+/// The facts that the need for capabilities depends on.
 #[derive(Debug, Clone, Copy)]
 struct Needs {
     /// Bytes of all queues' frames, which the kernel locks in memory.
     frame_bytes: u64,
     /// Bytes that may be locked without CAP_IPC_LOCK; `None` if there is no limit.
     lock_limit: Option<u64>,
-    /// The lowest port that is taken from the kernel.
+    /// The lowest port that is taken from the kernel, if the address is shared.
     lowest_shared_port: Option<u16>,
-    /// The first port that anybody may bind.
+    /// The first port that may be bound without a capability.
     unprivileged_ports_from: u16,
 }
 
-/// Refuses a configuration for which the calling thread lacks capabilities. `mtu` is the interface's. What
-/// cannot be found out is not refused: the kernel will say so then, one after the other.
+/// Refuses a configuration for which the calling thread lacks capabilities. `mtu` is the interface's. If the thread's
+/// capabilities cannot be found out, nothing is refused here: the kernel then refuses each step that lacks one.
 pub(super) fn check(
     config: &Config,
     mtu: usize,
@@ -35,7 +35,7 @@ pub(super) fn check(
     let Some(effective) = Capabilities::effective() else {
         return Ok(());
     };
-    // Where copy mode will do, zero-copy is given up for lack of memory.
+    // Where copy mode is allowed, it is used if the memory for zero-copy cannot be locked, and it needs less.
     let least = match config.mode {
         Mode::ZeroCopy => BindMode::ZeroCopy,
         Mode::Auto | Mode::Copy => BindMode::Copy,
@@ -58,7 +58,7 @@ pub(super) fn check(
     Err(StartError::MissingCapabilities { missing })
 }
 
-/// That of this network namespace.
+/// Reads the first port of this network namespace that may be bound without a capability.
 fn unprivileged_ports_from() -> u16 {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .ok()

@@ -61,7 +61,7 @@ pub enum StartError {
         "{0} is not a unicast host address: give the server an address of its own, such as 192.0.2.1/24"
     )]
     NotUnicast(Cidr),
-    /// An address that stands for its network, not for a host in it.
+    /// An address that its prefix reserves, so that no host can have it.
     #[error(
         "{cidr} is the {meaning} of its prefix, which no server can have: choose another address in it, or give \
          the prefix length that the network has"
@@ -102,7 +102,7 @@ pub enum StartError {
         /// Where the kernel has it.
         interface: String,
     },
-    /// A neighbour has an address that is to be ours alone.
+    /// A neighbour has an address that the stack is to have alone.
     #[error(
         "a neighbour has {address}: the station with link address {} on {interface} answers for it, or starts on it \
          right now: choose another address, or take it from that station first",
@@ -155,7 +155,7 @@ pub enum StartError {
         /// The last queue that it has.
         last: u32,
     },
-    /// The driver added queues when the XDP program was attached, to an interface of which all were served.
+    /// The driver added queues when the XDP program was attached, and all queues before that were to be served.
     #[error(
         "the driver of {interface} added queue {added} when the XDP program was attached, and what arrives there would be \
          nobody's: {ways_out}"
@@ -165,10 +165,10 @@ pub enum StartError {
         interface: String,
         /// The queues that are new, in a list.
         added: String,
-        /// What can be done, in words.
+        /// The possible remedies, in words.
         ways_out: String,
     },
-    /// A queue that receives and cannot send, as those that virtio_net adds for XDP.
+    /// A queue that can receive but not send, such as those that virtio_net adds for XDP.
     #[error(
         "queue {queue} of {interface} can receive but not send: the interface has {transmit} transmit queues now, so serve \
          queues 0 to {last} only"
@@ -271,7 +271,7 @@ pub enum StartError {
 pub struct MissingCapability {
     /// The capability.
     pub capability: Capability,
-    /// What it is needed for: "to ...".
+    /// Its purpose, in words that follow the name, such as "to load the XDP program".
     pub purpose: String,
 }
 
@@ -283,7 +283,7 @@ fn list(missing: &[MissingCapability]) -> String {
     named.join(", ")
 }
 
-/// The one capability that there is another way around.
+/// Returns a hint about CAP_IPC_LOCK, if it is missing: a higher limit on locked memory does as well.
 fn lock_limit_hint(missing: &[MissingCapability]) -> &'static str {
     if missing
         .iter()

@@ -22,42 +22,43 @@ pub(super) struct Interface {
     pub(super) kernel_addresses: Vec<(String, IpAddr)>,
     /// Receive queues, if sysfs shows this namespace.
     pub(super) queues: Option<u32>,
-    /// Receive queues that it can be given, if its driver tells.
+    /// The most receive queues that it can be given, if its driver tells.
     pub(super) queues_max: Option<u32>,
-    /// Whether it is up and has a link: the other end is there, and up.
+    /// Whether it is up and has a link, which means that the other end is there, and up.
     pub(super) has_link: bool,
     /// The name of its driver, if that tells.
     pub(super) driver: Option<String>,
 }
 
 impl Interface {
-    /// As [`queues`](Self::queues), now.
+    /// Returns the present value of [`queues`](Self::queues).
     pub(super) fn queues_now(&self) -> Option<u32> {
         receive_queues(&self.name, self.index)
     }
 
-    /// Transmit queues now, if sysfs shows this namespace. A driver may add receive queues for XDP that have none.
+    /// Returns the present number of transmit queues, if sysfs shows this namespace. It may be smaller than the number of
+    /// receive queues: a driver may add receive queues for XDP that have no transmit queue.
     pub(super) fn transmit_queues_now(&self) -> Option<u32> {
         queues_in_sysfs(&self.name, self.index, "tx-")
     }
 
-    /// As [`has_link`](Self::has_link), now.
+    /// Returns the present value of [`has_link`](Self::has_link).
     pub(super) fn has_link_now(&self) -> bool {
         interruptlet_xdp::interface_has_link(&self.name).unwrap_or(false)
     }
 
-    /// The receive queues that it spreads flows over now, if its driver tells.
+    /// Returns the receive queues that it spreads flows over now, if its driver tells.
     pub(super) fn spread_now(&self) -> Option<Vec<u32>> {
         interruptlet_xdp::interface_spread(&self.name).ok()
     }
 
-    /// Whether its driver has zero-copy, if the kernel tells.
+    /// Returns whether its driver has zero-copy, if the kernel tells.
     pub(super) fn has_zero_copy(&self) -> Option<bool> {
         interruptlet_xdp::interface_has_zero_copy(&self.name)
     }
 }
 
-/// What an interface is, by its hardware type (`ARPHRD_*` of <linux/if_arp.h>).
+/// The kind of an interface, by its hardware type (`ARPHRD_*` of <linux/if_arp.h>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Ethernet,
@@ -85,7 +86,7 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
         if entry.interface_name == name {
             flags = Some(entry.flags);
         }
-        // None for the link address of an interface that has none.
+        // An interface without a link address has an entry without an address.
         let Some(address) = entry.address else {
             continue;
         };
@@ -107,7 +108,7 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
         name: name.to_owned(),
         index,
         kind: Kind::of(interruptlet_xdp::interface_hardware_type(name)?),
-        // Ethernet interfaces have one.
+        // Every Ethernet interface has a link address.
         link: EthernetAddress(link_address.unwrap_or_default()),
         mtu: interruptlet_xdp::interface_mtu(name)? as usize,
         is_up: flags.contains(InterfaceFlags::IFF_UP),
@@ -119,13 +120,13 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
     }))
 }
 
-/// Receive queues now, if sysfs shows this namespace.
+/// Returns the present number of receive queues, if sysfs shows this namespace.
 pub(super) fn receive_queues(name: &str, index: u32) -> Option<u32> {
     queues_in_sysfs(name, index, "rx-")
 }
 
-/// Counts the queues in sysfs whose names begin with `prefix`, if what sysfs shows is this very interface: it may show
-/// another namespace's of the same name.
+/// Counts the queues in sysfs whose names begin with `prefix`. Returns `None` if sysfs does not show this interface: it
+/// may show one of the same name in another namespace.
 fn queues_in_sysfs(name: &str, index: u32, prefix: &str) -> Option<u32> {
     let folder = std::path::Path::new("/sys/class/net").join(name);
     let shown: u32 = std::fs::read_to_string(folder.join("ifindex"))

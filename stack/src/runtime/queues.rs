@@ -1,5 +1,5 @@
-//! The queues of the interface around the attachment of the XDP program, which may change them: a driver may add some,
-//! and may take the link down for a while. Binds those that are to be served.
+//! The queues and the link of the interface before and after the XDP program is attached. The attachment may change both:
+//! a driver may add queues, and may take the link down for a while. Binds the queues that are to be served.
 
 use std::time::Duration;
 
@@ -10,18 +10,19 @@ use super::interface::Interface;
 use crate::config::Config;
 use crate::port::xsk::{Bound, WhyCopy, XskOptions, bind};
 
-/// How long a link that the attachment took down is waited for, and how often it is looked at.
+/// The longest wait for a link, and the interval at which it is checked.
 const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 const LINK_LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Checks that the queues asked for can be there. Before the attachment: a driver may add some then, up to as many as it
-/// can have.
+/// Checks, before the attachment, that the queues asked for exist or may be added by it: a driver may then add queues, up
+/// to its maximum.
 pub(super) fn check_possible(config: &Config, interface: &Interface) -> Result<(), StartError> {
     let queues = interface.queues.max(interface.queues_max);
     check_range(config, interface.queues.and(queues))
 }
 
-/// Checks, after the attachment, that the queues asked for are there, and that what arrives for us arrives at them.
+/// Checks, after the attachment, that the queues asked for exist and can send. Warns of queues without a worker, and
+/// refuses those that the driver added.
 pub(super) fn check_served(config: &Config, interface: &Interface) -> Result<(), StartError> {
     let now = interface.queues_now();
     let transmit = interface.transmit_queues_now();
@@ -45,7 +46,7 @@ pub(super) fn check_served(config: &Config, interface: &Interface) -> Result<(),
     }
 }
 
-/// Binds `queues` as the configuration says, in their order.
+/// Binds `queues` in their order, in the mode that the configuration asks for.
 pub(super) fn bind_all(
     config: &Config,
     queues: &[u32],
@@ -70,8 +71,9 @@ pub(super) fn bind_all(
     Ok(bound)
 }
 
-/// Waits for the interface's link before anything is sent on it, for some seconds at most; says so if there is none.
-/// Some drivers (igb) take it down when a program is detached: a server that starts right after another one finds none.
+/// Waits for the interface's link before anything is sent on it, for [`LINK_TIMEOUT`] at most, and warns if none comes.
+/// Some drivers (igb) take the link down when a program is detached, so a server that starts right after another one ended
+/// may find none.
 pub(super) fn with_link(interface: Interface) -> Interface {
     let has_link = link_comes(|| interface.has_link_now(), std::thread::sleep);
     if !has_link {
@@ -88,8 +90,8 @@ pub(super) fn with_link(interface: Interface) -> Interface {
     }
 }
 
-/// Waits, after the attachment, for a link that was there before, for some seconds at most; says so if it does not come
-/// back.
+/// Waits, after the attachment, for a link that was there before, for [`LINK_TIMEOUT`] at most, and warns if it does not
+/// come back.
 pub(super) fn wait_for_link(interface: &Interface) {
     if interface.has_link && !link_comes(|| interface.has_link_now(), std::thread::sleep) {
         log::warn!(
@@ -114,9 +116,9 @@ fn check_range(config: &Config, queues: Option<u32>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Checks that what is served can be answered. A socket may be bound to a queue that only receives: Linux 7.3's virtio_net
-/// then sends nothing, in copy mode the kernel has no such queue to send with, and the next attachment crashes the kernel
-/// (scripts/vm-lab showed both).
+/// Checks that the queues asked for can send. The kernel binds a socket to a queue that can only receive as well: Linux
+/// 7.3's virtio_net then sends nothing, in copy mode the kernel has no such queue to send with, and the next attachment
+/// crashes the kernel (scripts/vm-lab showed both).
 fn check_can_send(config: &Config, transmit: Option<u32>) -> Result<(), StartError> {
     if let Some(transmit) = transmit
         && let Some(queue) = config.queues.iter().find(|queue| **queue >= transmit)
@@ -135,18 +137,19 @@ fn check_can_send(config: &Config, transmit: Option<u32>) -> Result<(), StartErr
 #[derive(Debug, PartialEq, Eq)]
 enum Served {
     All,
-    /// Not all had one before the attachment, or no flow is spread to the others: the user steers what is ours.
+    /// Not all had one before the attachment, or the card spreads no flow to the others: the user steers the stack's
+    /// traffic to the served queues.
     Some {
         unserved: Vec<u32>,
     },
-    /// All had one before the attachment, and these are new and get flows, for all the kernel tells.
+    /// All had one before the attachment. The queues in `added` are new and, as far as the kernel tells, get flows.
     Added {
         added: Vec<u32>,
     },
 }
 
-/// Compares the queues that have a worker with those that there were before the attachment, those that there are now, and
-/// those that flows are spread over; `None` if the kernel does not tell.
+/// Compares the queues that have a worker (`workers`) with the number of queues before the attachment (`before`), their
+/// number after it (`now`), and the queues that the card spreads flows over (`spread`); `None` if the kernel does not tell.
 fn served(
     workers: &[u32],
     before: Option<u32>,
@@ -168,8 +171,8 @@ fn served(
     }
 }
 
-/// A refusal for queues that the driver `added`, where there are `transmit` transmit queues then, and the driver can
-/// give the interface `max` queues; `None` if the kernel does not tell.
+/// Returns the refusal for queues that the driver `added`. `transmit` is the number of transmit queues after that, and
+/// `max` the largest number of queues that the interface can have; `None` if the kernel does not tell.
 fn queues_added(
     config: &Config,
     added: &[u32],
@@ -183,7 +186,7 @@ fn queues_added(
         let all: Vec<u32> = config.queues.iter().chain(added).copied().collect();
         ways_out += &format!("serve all ({}), ", arguments(config, &all));
     }
-    // Without room for more, drivers add none.
+    // A driver whose interface has its largest number of queues adds none.
     if let Some(max) = max
         && max > served as u32
     {
@@ -203,7 +206,7 @@ fn queues_added(
     }
 }
 
-/// The flags that serve `queues` on the cores given, in turn.
+/// Returns the command-line flags that serve `queues`, with the configured cores assigned in turn.
 fn arguments(config: &Config, queues: &[u32]) -> String {
     let cores = config.cores.iter().cycle().take(queues.len());
     let cores: Vec<usize> = cores.copied().collect();
@@ -211,7 +214,8 @@ fn arguments(config: &Config, queues: &[u32]) -> String {
     text.replace(", ", ",")
 }
 
-/// Why zero-copy need not be tried, if that is so: where the program runs, and what the kernel says of the driver.
+/// Returns why zero-copy need not be tried: the driver has none, or the program runs in generic mode. `None` if it is to be
+/// tried.
 fn no_zero_copy(
     mode: AttachMode,
     has_zero_copy: Option<bool>,
@@ -227,7 +231,7 @@ fn no_zero_copy(
     }
 }
 
-/// Waits for a link by `pause`; whether it is there in the end.
+/// Checks for a link, with `pause` between two checks, for [`LINK_TIMEOUT`] at most. Returns whether there is one.
 fn link_comes(mut has_link: impl FnMut() -> bool, mut pause: impl FnMut(Duration)) -> bool {
     let mut waited = Duration::ZERO;
     loop {
@@ -265,10 +269,10 @@ mod tests {
             // virtio_net: two became four.
             (&[0, 1], Some(2), Some(4), added(&[2, 3])),
             (&[1, 0], Some(2), Some(4), added(&[2, 3])),
-            // As the refusal advises.
+            // The refusal advises to serve all four.
             (&[0, 1, 2, 3], Some(2), Some(4), Served::All),
             (&[0, 1, 2], Some(2), Some(4), added(&[3])),
-            // The user steers, then and now.
+            // The user steers, before the attachment and after it.
             (&[0], Some(2), Some(2), some(&[1])),
             (&[1], Some(2), Some(4), some(&[0, 2, 3])),
             // The kernel does not tell, or the queues became fewer.
@@ -279,7 +283,7 @@ mod tests {
             let result = served(workers, before, now, None);
             assert_eq!(result, expected, "{workers:?} of {before:?}, {now:?}");
         }
-        // The card's table says where flows go.
+        // The card's indirection table decides.
         for (spread, expected) in [
             (&[0, 1, 2, 3, 0, 1, 2, 3], added(&[2, 3])),
             (&[0, 1, 0, 1, 0, 1, 0, 1], some(&[2, 3])),

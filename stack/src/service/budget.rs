@@ -1,4 +1,4 @@
-//! The run-time budget of a handler: whom it is charged to, and what follows from that.
+//! The run-time budget of a handler: which time counts against it, and when a handler that overruns it leaves the core.
 
 use std::fmt;
 
@@ -7,75 +7,75 @@ use crate::{Duration, Instant};
 
 /// Watches the run time of one handler, and decides whether it runs on the core.
 ///
-/// A handler is trusted or suspected. Calls of a trusted one are not measured: the loop reads its clock after each
-/// frame anyway, and a frame within the budget had its handler within it. A frame beyond the budget makes the handler
-/// suspected, no more: the time may have been the frame's or another process's. Calls of a suspected handler are
-/// measured one by one, with the clock of the thread. An overrun adds to its score, a call within the budget takes one
-/// off; at [`CLEARED_SCORE`] the handler is trusted again, at [`DEMOTED_SCORE`] the pool runs it for a while, after
-/// which it comes back to the core, suspected.
+/// A handler is trusted or suspected. Calls of a trusted handler are not measured. The loop reads its clock after each
+/// frame anyway, and if handling the whole frame took no longer than the budget, neither did the handler. A frame that
+/// took longer only makes the handler suspected, because the rest of the frame's work or another process may have used
+/// the time. Each call of a suspected handler is measured with the clock of the thread. An overrun adds to the handler's
+/// score, and a call within the budget takes one off. At [`CLEARED_SCORE`] the handler is trusted again. At
+/// [`DEMOTED_SCORE`] the pool runs it for a while, after which it returns to the core, suspected.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     /// In nanoseconds.
     limit: u64,
-    /// Zero: trusted.
+    /// Zero while the handler is trusted.
     score: u32,
-    /// What overruns took since the handler was trusted last, or came back, in nanoseconds.
+    /// Total duration of the overruns since the handler was last trusted or came back, in nanoseconds.
     overran: u64,
-    /// How long the pool had the handler last; zero if the handler was trusted since.
+    /// Length of the handler's last time in the pool; zero if it was trusted since.
     away: Duration,
     /// When the handler comes back, while it is away.
     back_at: Option<Instant>,
-    /// What happened since the last [`settle`](Self::settle).
+    /// Events since the last [`settle`](Self::settle).
     news: News,
 }
 
 /// A handler of this score is trusted again as soon as its frame is settled.
 const CLEARED_SCORE: u32 = 1;
-/// A handler becomes suspected with this score: so many calls within the budget clear it.
+/// Score of a handler that becomes suspected: 64 calls within the budget clear it.
 const SUSPECTED_SCORE: u32 = CLEARED_SCORE + 64;
-/// What an overrun scores for each time that the budget fits into it.
+/// Points that an overrun adds for each time that the budget fits into it.
 const OVERRUN_SCORE: u32 = 16;
-/// How often the budget is counted in one overrun: one very long call is not proof enough, since not every
-/// kernel leaves interrupts and what a hypervisor took out of a thread's time.
+/// Largest number of times that the budget is counted in one overrun. One very long call does not prove enough: some
+/// kernels count interrupts, and time that a hypervisor took, as the thread's.
 const OVERRUN_TIMES_MAX: u64 = 4;
-/// The pool runs a handler of this score: after 16 short overruns, or four long ones.
+/// Score at which the pool runs the handler: reached after 16 short overruns, or four long ones.
 const DEMOTED_SCORE: u32 = SUSPECTED_SCORE + 16 * OVERRUN_SCORE;
-/// The score of a handler that comes back: half as many overruns send it away again, and so many calls within the
-/// budget clear it.
+/// Score of a handler that comes back. Half as many overruns as at first demote it again, and 192 calls within the budget
+/// clear it.
 const RETURNED_SCORE: u32 = DEMOTED_SCORE - 8 * OVERRUN_SCORE;
-/// How long a handler is away first; then twice as long each time that it comes back and is demoted again.
+/// Length of a handler's first time away. It doubles each time that the handler comes back and is demoted again.
 const AWAY_FIRST: Duration = Duration::from_secs(1);
-/// It is not doubled beyond this.
+/// Limit of the doubling of [`AWAY_FIRST`].
 const AWAY_MAX: Duration = Duration::from_secs(256);
-/// A handler is away at least so many times as long as its overruns took: what a handler that blocks in every call
-/// can cost its core is a share of one in so many.
+/// Ratio of a handler's time away to the duration of its overruns, at least. It limits the share of the core's time that
+/// a handler that blocks in every call can take to one in this number.
 const AWAY_TIMES: u64 = 128;
 
-/// What happened to a handler in a frame.
+/// Events of a handler in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct News {
     /// It became suspected.
     pub(crate) suspected: bool,
     /// Calls that overran the budget.
     pub(crate) overruns: u32,
-    /// Calls that took longer than the budget only because the core was taken away meanwhile.
+    /// Calls that took longer than the budget only because the core was taken away in the middle of them.
     pub(crate) preemptions: u32,
     /// It came back to the core.
     pub(crate) returned: bool,
     /// It is trusted again.
     pub(crate) cleared: bool,
-    /// It is to be demoted, for so long.
+    /// Time for which it is to be demoted, if it is.
     pub(crate) demoted: Option<Duration>,
     /// The last overrun.
     pub(crate) last: Overrun,
 }
 
-/// What a call did too long.
+/// A call that exceeded the budget, by the way in which it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overrun {
-    /// It ran, so many nanoseconds.
+    /// It ran for this many nanoseconds.
     Ran(u64),
-    /// It waited for something, and took so many nanoseconds with that.
+    /// It waited for something, and took this many nanoseconds including the wait.
     Waited(u64),
 }
 
@@ -104,7 +104,7 @@ impl fmt::Display for Overrun {
     }
 }
 
-/// What a call took.
+/// Time that a call took.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spent {
     /// Nanoseconds from begin to end.
@@ -123,7 +123,7 @@ impl Spent {
         }
     }
 
-    /// What of it is beyond `limit` and the handler's doing.
+    /// Returns the overrun of `limit` that the handler caused, if there was one.
     fn overrun(&self, limit: u64) -> Option<Overrun> {
         if self.ran > limit {
             Some(Overrun::Ran(self.ran))
@@ -148,18 +148,18 @@ impl Budget {
         }
     }
 
-    /// What a call may take.
+    /// Returns the time that a call may take.
     pub(crate) fn limit(&self) -> Duration {
         micros_of(self.limit)
     }
 
-    /// Whether the handler's calls are to be measured.
+    /// Returns whether the handler's calls are to be measured.
     #[inline]
     pub(super) fn is_suspected(&self) -> bool {
         self.score > 0
     }
 
-    /// Whether the core may run the handler, which comes back if its time away is over.
+    /// Returns whether the core may run the handler. A handler whose time away is over comes back here.
     pub(super) fn admits(&mut self, now: Instant) -> bool {
         match self.back_at {
             Some(back_at) if now < back_at => return false,
@@ -178,7 +178,7 @@ impl Budget {
     pub(super) fn charge(&mut self, spent: &Spent) {
         let Some(overrun) = spent.overrun(self.limit) else {
             self.news.preemptions += u32::from(spent.elapsed > self.limit);
-            // A trusted handler that the pool still has a job for is measured, too.
+            // A trusted handler that still has a job in the pool is measured, too: its score stays zero.
             if self.score > CLEARED_SCORE {
                 self.score -= 1;
             }
@@ -191,8 +191,9 @@ impl Budget {
         self.news.last = overrun;
     }
 
-    /// Tells what happened in a frame that was handled in `frame_nanos`, ended at `nanos`, and had the handler called
-    /// `calls` times. If it says that the handler is to be demoted, the caller does that.
+    /// Returns the events of a frame that took `frame_nanos`, ended at `nanos`, and called the handler `calls` times;
+    /// `None` if the handler is trusted and the frame was within the budget. If the events say that the handler is to be
+    /// demoted, the caller demotes it.
     #[inline]
     pub(crate) fn settle(&mut self, frame_nanos: u64, calls: u32, nanos: u64) -> Option<News> {
         if !self.is_suspected() && frame_nanos <= self.limit.saturating_mul(calls.into()) {
@@ -245,7 +246,7 @@ mod tests {
     const SHORT: Duration = Duration::from_micros(51);
     const LONG: Duration = Duration::from_millis(100);
 
-    /// A handler that does what it is told to the time, and what the worker does with it.
+    /// A handler that takes as much virtual time as it is told, with the bookkeeping that a worker does for it.
     struct World {
         handler: Handler<dyn FnMut(Act)>,
         budget: Budget,
@@ -257,7 +258,7 @@ mod tests {
     enum Act {
         Work(Duration),
         Wait(Duration),
-        /// The core is taken away meanwhile.
+        /// The core is taken away during the call.
         Lose(Duration),
     }
 
@@ -279,7 +280,7 @@ mod tests {
             }
         }
 
-        /// A frame with one call, and `frame` of other work. Returns whether the core ran the call.
+        /// Handles a frame with one call, and `frame` of other work. Returns whether the core ran the call.
         fn call(&mut self, act: Act, frame: Duration) -> bool {
             let start = self.clock.nanos();
             let now = self.clock.time();
@@ -308,7 +309,7 @@ mod tests {
             ran.is_some()
         }
 
-        /// Frames with calls like this until the handler is demoted; how many, and for how long it is away.
+        /// Handles frames with such calls until the handler is demoted. Returns their number, and its time away.
         fn demote(&mut self, act: Act) -> (u32, Duration) {
             self.total = News::default();
             for calls in 1..1000 {
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(World::new().demote(Act::Wait(LONG)).0, 1 + 4);
     }
 
-    /// The same on a real thread.
+    /// Measures a wait on a real thread.
     #[test]
     fn sleeping_is_seen() {
         let mut handler = Handler::new(Box::new(()));
@@ -448,7 +449,7 @@ mod tests {
             assert!(world.call(QUICK, Duration::ZERO));
         }
         assert!(world.total.returned && world.total.cleared);
-        // All is forgotten.
+        // Its earlier overruns do not count any more.
         assert_eq!(world.demote(Act::Work(SHORT)), (1 + 16, AWAY_FIRST));
     }
 
@@ -480,7 +481,7 @@ mod tests {
                 }
                 world.clock.pass(Duration::from_millis(10));
             }
-            // What it takes to find out first is beside the share, and so is the trial at the end.
+            // The share does not include the first overruns, which demote the handler, nor a trial at the end.
             let found_out = block * 8;
             let share = Duration::from_secs(36_000) / AWAY_TIMES as u32;
             assert!(blocked <= share + found_out, "{blocked} by {block}");
@@ -493,7 +494,7 @@ mod tests {
         let (_, away) = world.demote(Act::Work(SHORT));
         let job = Arc::clone(world.handler.shared().unwrap());
         world.clock.pass(away);
-        // Nobody waits for the pool.
+        // The core does not wait for the pool's job.
         let running = job.lock().unwrap();
         assert!(!world.call(QUICK, Duration::ZERO));
         drop(running);

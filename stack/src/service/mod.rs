@@ -1,5 +1,5 @@
-//! Services: what is registered for a port ([`StreamService`], [`DatagramService`]), where its handler runs
-//! (`handler`), and what it may take (`budget`).
+//! Services: the registration for a port ([`StreamService`], [`DatagramService`]), the place where its handler runs
+//! (`handler`), and the handler's run-time budget (`budget`).
 
 mod budget;
 mod handler;
@@ -15,10 +15,10 @@ use crate::pool::SlowPath;
 
 /// Makes the interruptlet of one worker, given the worker's number (from 0).
 pub type StreamFactory = Box<dyn Fn(usize) -> Box<dyn StreamInterruptlet> + Send>;
-/// As [`StreamFactory`], for datagrams.
+/// Makes the datagram interruptlet of one worker, given the worker's number (from 0).
 pub type DatagramFactory = Box<dyn Fn(usize) -> Box<dyn DatagramInterruptlet> + Send>;
 
-/// What serves a TCP port.
+/// A service on a TCP port.
 pub struct StreamService {
     /// Makes one handler per worker.
     pub interruptlet: StreamFactory,
@@ -34,7 +34,7 @@ pub struct StreamService {
     pub keep_alive: Option<Duration>,
 }
 
-/// What serves a UDP port.
+/// A service on a UDP port.
 pub struct DatagramService {
     /// Makes one handler per worker.
     pub interruptlet: DatagramFactory,

@@ -33,18 +33,18 @@ impl DatagramInterruptlet for Echo {
     }
 }
 
-/// What a call does to the time.
+/// How a call takes virtual time.
 #[derive(Debug, Clone, Copy)]
 pub enum Takes {
     /// It works.
     Work(Duration),
     /// It waits for something.
     Wait(Duration),
-    /// Its core is taken away meanwhile.
+    /// Its core is taken away during the call.
     Lose(Duration),
 }
 
-/// Handles as another one does, and takes time for it, in every call.
+/// A handler that takes virtual time in every call, and leaves the rest to another handler.
 pub struct Timed<H> {
     handler: H,
     clock: VirtualClock,
@@ -52,7 +52,7 @@ pub struct Timed<H> {
 }
 
 impl<H> Timed<H> {
-    /// On the clock of `config`. What calls take from now on can be changed through the second value.
+    /// Makes a handler on the clock of `config`. The second value changes how calls take time from then on.
     pub fn new(handler: H, takes: Takes, config: &SimConfig) -> (Self, Arc<Mutex<Takes>>) {
         let takes = Arc::new(Mutex::new(takes));
         let timed = Self {

@@ -1,4 +1,4 @@
-//! What interfaces and their drivers answer.
+//! Answers of interfaces and their drivers.
 
 use super::in_namespace;
 use super::namespace::ip;
@@ -14,7 +14,7 @@ fn a_veth_pair_tells_what_it_is() {
         ip("link set ilet0 up");
         assert!(!interface_has_link("ilet0").unwrap(), "its peer is down");
         ip("link set ilet1 up");
-        // The kernel tells of a link that came up within a second or so.
+        // The kernel may report a link up to about a second after it came up.
         let has_link = || interface_has_link("ilet0").unwrap();
         let came_up = (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(50));

@@ -23,11 +23,11 @@ pub struct Bound {
     pub arena: Arena,
     /// How it is bound.
     pub mode: BindMode,
-    /// Why not in zero-copy mode, if it is not.
+    /// The reason why it is not in zero-copy mode, if it is not.
     pub why_copy: Option<WhyCopy>,
 }
 
-/// Why a queue is not in zero-copy mode. Displayed in some words, with what would change it.
+/// Why a queue is not in zero-copy mode. Displayed as a phrase that names the reason and, where there is one, the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhyCopy {
@@ -38,17 +38,17 @@ pub enum WhyCopy {
         /// The MTU of the interface, in bytes.
         mtu: usize,
     },
-    /// The driver has no zero-copy, as the kernel says.
+    /// The kernel says that the driver has no zero-copy.
     Driver {
         /// The driver's name, if known.
         driver: Option<String>,
     },
-    /// Its frames are more than may be locked in memory.
+    /// The queue's frames exceed the limit on locked memory.
     Memory {
-        /// How much they are.
+        /// Size of the frames.
         mebibytes: u32,
     },
-    /// The driver has zero-copy, but not for this queue as it is now.
+    /// The driver has zero-copy, but refused it for this queue in its present configuration.
     Refused {
         /// The driver's name, if known.
         driver: Option<String>,
@@ -91,10 +91,10 @@ impl fmt::Display for WhyCopy {
     }
 }
 
-/// Beyond this MTU, in bytes, it is the first that a driver's refusal may be about.
+/// The largest ordinary MTU, in bytes. A driver that refuses a larger one may do so because of the MTU.
 const ORDINARY_MTU: usize = 1500;
 
-/// What an error number means, without the number.
+/// Returns the text of an error number, without the number.
 fn answer(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
     match text.split_once(" (os error") {
@@ -140,7 +140,7 @@ pub enum BindError {
         /// How long it was tried.
         seconds: u64,
     },
-    /// There is no zero-copy, and nothing else was allowed.
+    /// Zero-copy was required, and is not available.
     #[error(
         "queue {queue} of {interface} cannot be in zero-copy mode ({why}): use --mode auto or copy"
     )]
@@ -223,16 +223,16 @@ pub fn bind(options: &XskOptions, mode: Mode) -> Result<Bound, BindError> {
     }
 }
 
-/// What follows from a refusal of the kernel's.
+/// How to go on after the kernel refused to bind a socket.
 #[derive(Debug)]
 enum Refusal {
-    /// Copy mode may do.
+    /// Try copy mode, which may work.
     TryCopy(WhyCopy),
-    /// Nothing else may.
+    /// Give up: no other mode may work.
     Final(BindError),
 }
 
-/// What follows from the answer `source` to binding in `bind_mode`, where `mode` was asked for.
+/// Decides how to go on after the kernel's answer `source` to binding in `bind_mode`, where `mode` was asked for.
 fn refused(source: io::Error, options: &XskOptions, mode: Mode, bind_mode: BindMode) -> Refusal {
     let (interface, queue) = (options.interface.clone(), options.queue);
     let mebibytes = (options.locked_bytes(bind_mode) >> 20) as u32;
@@ -268,7 +268,7 @@ fn refused(source: io::Error, options: &XskOptions, mode: Mode, bind_mode: BindM
     Refusal::Final(failure(source, interface, queue, mebibytes))
 }
 
-/// What is said of a refusal that has nothing to do with the mode.
+/// Returns the error for a refusal that has nothing to do with the mode.
 fn failure(source: io::Error, interface: String, queue: u32, mebibytes: u32) -> BindError {
     match source.raw_os_error() {
         Some(libc::EBUSY) => BindError::QueueBusy {
@@ -276,7 +276,7 @@ fn failure(source: io::Error, interface: String, queue: u32, mebibytes: u32) -> 
             queue,
             seconds: BUSY_TIMEOUT_SECONDS,
         },
-        // What locked memory beyond the limit is answered with.
+        // The kernel's answer to locked memory beyond the limit.
         Some(libc::ENOBUFS) => BindError::MissingIpcLock { queue, mebibytes },
         _ => BindError::Refused {
             interface,
@@ -286,7 +286,7 @@ fn failure(source: io::Error, interface: String, queue: u32, mebibytes: u32) -> 
     }
 }
 
-/// Says if a packet of the interface's MTU may be too large for what a driver makes of a chunk.
+/// Warns if a packet of the interface's MTU may be larger than the part of a chunk that a driver may use.
 fn warn_of_large_packets(options: &XskOptions, mode: BindMode) {
     let max = mtu_max(options.chunk_bytes(mode), mode);
     if options.mtu > max {
@@ -411,7 +411,7 @@ mod tests {
             no_zero_copy: Some(WhyCopy::GenericXdp { mtu: 3050 }),
             ..options(3050)
         };
-        // There is no such interface: it would say something else if it were tried.
+        // There is no such interface: a bind that was tried would fail with another error.
         let error = bind(&options, Mode::ZeroCopy).unwrap_err();
         let line = error.to_string();
         assert!(line.contains("zero-copy needs native XDP"), "{line}");
