@@ -36,13 +36,16 @@ class Bench:
         self.namespace = lab.namespace
         # Text that a check adds to its result line.
         self.notes = []
+        self._clients = []
 
     def reset(self):
         """Puts the guest into the state after its boot: no servers, all cards up, at MTU, with two queue pairs."""
         self.guest.run("killall -q -KILL ilet-echo ilet-httpd httpd nc; rm -f /tmp/*.pid; sleep 0.1")
         self.guest.run("for n in $(ip netns list | cut -d' ' -f1); do ip netns del $n; done")
         for link in LINKS:
+            # A card of a namespace that is gone comes back after a moment.
             self.guest.must(
+                f"for i in $(seq 100); do [ -e /sys/class/net/{link.card} ] && break; usleep 100000; done; "
                 f"ip link set {link.card} xdp off; ip address flush dev {link.card}; "
                 f"ip link set {link.card} mtu {MTU}; ip link set {link.card} up"
             )
@@ -108,10 +111,18 @@ class Bench:
 
     def start_client(self, *args):
         """Starts a client; the result is a Popen with pipes."""
-        return subprocess.Popen(
+        client = subprocess.Popen(
             self.namespace.argv(*_client_argv(args)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )
+        self._clients.append(client)
+        return client
+
+    def close(self):
+        """Ends the clients that a check left."""
+        for client in self._clients:
+            client.kill()
+            client.communicate()
 
     def ping(self, address, size=56, seconds=20):
         """Sends three pings, which must each be answered within `seconds`."""
@@ -156,6 +167,13 @@ class Bench:
         seen = {**report.counters, **report.xdp}
         bad = {name: seen[name] for name in (*LOSSES, *DEFECTS) if seen.get(name) and name not in allow}
         expect(not bad, f"counted: {bad}; {said}")
+
+
+def last_line(done):
+    """The last line of the output of a command in the guest; "done" if it succeeded."""
+    if done.code == 0:
+        return "done"
+    return (done.output.strip().splitlines() or [f"exit code {done.code}"])[-1]
 
 
 def _client_argv(args):

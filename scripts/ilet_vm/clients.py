@@ -3,9 +3,10 @@
     echo PROTOCOL ADDRESS PORT CONNECTIONS REQUESTS BYTES
         closed loops of echoes, each connection waiting for its answer before it asks again; every byte is compared
     fetch URL CONNECTIONS REQUESTS
-        HTTP downloads on keep-alive connections; prints the SHA-256 of each different body
+        HTTP downloads on keep-alive connections; prints the SHA-256 of each different body. 0 requests are as many as
+        can be until the end of standard input.
     hold ADDRESS PORT CONNECTIONS
-        connections that have had one echo; held until the end of standard input
+        connections that have had one echo, held until the end of standard input; prints how many the server has ended
 
 `echo` and `fetch` end after about SECONDS at the latest, and then say what is missing.
 """
@@ -20,9 +21,9 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-SECONDS = 60
+SECONDS = 90
 # Time after which an unanswered datagram is sent again. The guest may be silent for seconds.
-UDP_AGAIN_SECONDS = 4
+UDP_AGAIN_SECONDS = 20
 
 
 def echo(protocol, address, port, connections, requests, size):
@@ -114,12 +115,13 @@ def fetch(url, connections, requests):
     parts = urlsplit(url)
     result = {"bodies": {}, "bytes": 0, "errors": {}, "seconds": 0.0}
     lock = threading.Lock()
+    stop = threading.Event()
     began = time.monotonic()
 
-    def run(count):
+    def run():
         try:
             connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=60)
-            for _ in range(count):
+            for _ in range(requests) if requests else iter(stop.is_set, True):
                 connection.request("GET", parts.path or "/")
                 response = connection.getresponse()
                 body = hashlib.sha256()
@@ -137,10 +139,13 @@ def fetch(url, connections, requests):
                 text = f"{type(error).__name__}: {error}"
                 result["errors"][text] = result["errors"].get(text, 0) + 1
 
-    threads = [threading.Thread(target=run, args=(requests,), daemon=True) for _ in range(connections)]
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(connections)]
     for thread in threads:
         thread.start()
-    until = began + SECONDS
+    if not requests:
+        sys.stdin.read()
+        stop.set()
+    until = time.monotonic() + SECONDS
     for thread in threads:
         thread.join(max(0, until - time.monotonic()))
     unfinished = sum(thread.is_alive() for thread in threads)
@@ -161,8 +166,15 @@ def hold(address, port, connections):
         sockets.append(sock)
     print(json.dumps({"held": len(sockets)}), flush=True)
     sys.stdin.read()
+    ended = 0
     for sock in sockets:
+        sock.settimeout(20)
+        try:
+            ended += sock.recv(16) == b""
+        except ConnectionError:
+            ended += 1
         sock.close()
+    print(json.dumps({"ended": ended}))
 
 
 def main(argv):

@@ -106,7 +106,10 @@ def _run(options):
 def _shell(options):
     lab = Lab.find(options.lab)
     console = socket.socket(socket.AF_UNIX)
-    console.connect(str(lab.folder / "shell.sock"))
+    try:
+        console.connect(str(lab.folder / "shell.sock"))
+    except OSError as error:
+        raise LabError(f"the guest is gone ({error.strerror}): `./scripts/vm-lab down` removes the rest") from error
     say("Ctrl-] leaves the shell.")
     console.sendall(b"\n")
     before = termios.tcgetattr(0) if os.isatty(0) else None
@@ -138,11 +141,6 @@ def _shell(options):
 
 def _down(options):
     lab = Lab.find(options.lab)
-    try:
-        lab.attach()
-    except (LabError, OSError):
-        # QEMU does not answer, or has ended. If it still runs, it ends with the namespace's processes.
-        pass
     lab.remove()
     say(f"down: {lab.name}")
     return 0

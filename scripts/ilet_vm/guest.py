@@ -3,8 +3,8 @@
 import base64
 import json
 import os
+import random
 import selectors
-import signal
 import socket
 import subprocess
 import time
@@ -65,11 +65,13 @@ class Done:
 class Guest:
     """A guest that runs. Made by `start` or, in another process, by `attach`."""
 
-    def __init__(self, machine, pid):
+    def __init__(self, machine, process=None):
         self.machine = machine
-        self.pid = pid
+        # QEMU, if this process started it.
+        self._process = process
         self._socket = None
-        self._number = 0
+        # Not that of another process's command, whose late answer may still come.
+        self._number = random.randrange(1 << 30)
 
     @classmethod
     def start(cls, machine, namespace, say, detached=False):
@@ -100,7 +102,7 @@ class Guest:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        guest = cls(machine, process.pid)
+        guest = cls(machine, process)
         began = time.monotonic()
         try:
             while time.monotonic() - began < BOOT_SECONDS:
@@ -123,10 +125,13 @@ class Guest:
             raise
 
     @classmethod
-    def attach(cls, machine, pid):
-        """A guest that another process started."""
-        guest = cls(machine, pid)
-        guest._connect()
+    def attach(cls, machine):
+        """Connects to a guest that another process started. Raises LabError if it is gone."""
+        guest = cls(machine)
+        try:
+            guest._connect()
+        except OSError as error:
+            raise LabError(f"the guest is gone ({error.strerror}): `./scripts/vm-lab down` removes the rest") from error
         return guest
 
     def run(self, command, timeout=COMMAND_SECONDS):
@@ -136,7 +141,10 @@ class Guest:
         """
         self._number += 1
         text = base64.b64encode((_PRELUDE + command).encode()).decode()
-        self._socket.sendall(f"{self._number} {timeout} {text}\n".encode())
+        try:
+            self._socket.sendall(f"{self._number} {timeout} {text}\n".encode())
+        except OSError as error:
+            raise LabError(f"the guest ended: {error.strerror}") from error
         # The guest ends a command that takes too long; an answer takes a while.
         until = time.monotonic() + timeout + 60
         while True:
@@ -161,22 +169,24 @@ class Guest:
                 f"ip link set ${{card##*/}} name {link.card}; done; ip link set {link.card} up"
             )
 
-    def runs(self):
-        """Whether QEMU, started by this process, still runs."""
+    def clean(self, command):
+        """Runs a command that puts something back. A guest that is gone needs no cleaning."""
         try:
-            return os.waitpid(self.pid, os.WNOHANG) == (0, 0)
-        except ChildProcessError:
-            return False
+            self.run(command)
+        except LabError:
+            pass
+
+    def runs(self):
+        """Returns whether QEMU, started by this process, still runs."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self):
-        """Ends QEMU."""
+        """Ends QEMU, if this process started it."""
         if self._socket is not None:
             self._socket.close()
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def kernel_log(self):
         """Returns all that the guest printed on its serial console."""

@@ -38,18 +38,19 @@ class Lab:
     def up(self, kernel, bin_dir, say, detached=False):
         """Makes everything and boots the kernel of that name (see packages.KERNEL_SUITES)."""
         self.folder.mkdir(mode=0o700)
+        if detached:
+            # `find` looks for this file, also after a start that was killed.
+            state = {"kernel": kernel, "cache": str(self.cache)}
+            (self.folder / "state.json").write_text(json.dumps(state))
         self.namespace.make()
         self.share_programs(bin_dir)
         self.boot(kernel, say, detached)
-        if not detached:
-            return
-        # `find` looks for this file.
-        self._state_file().write_text(json.dumps({"pid": self.guest.pid, "kernel": kernel, "cache": str(self.cache)}))
 
     def boot(self, kernel, say, detached=False):
         """Boots a kernel. Ends the guest that runs, if there is one."""
         if self.guest is not None:
             self.guest.stop()
+        self.guest = None
         self.guest = Guest.start(self._machine(kernel), self.namespace, say, detached)
 
     def is_made(self):
@@ -82,6 +83,7 @@ class Lab:
             signal.signal(number, signal.SIG_IGN)
         if self.guest is not None:
             self.guest.stop()
+        # A guest that another process started is in the namespace, too.
         self.namespace.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -104,7 +106,7 @@ class Lab:
 
     def attach(self):
         """Connects to the guest of a lab that was found."""
-        self.guest = Guest.attach(self._machine(self._found["kernel"]), self._found["pid"])
+        self.guest = Guest.attach(self._machine(self._found["kernel"]))
         return self
 
     def _machine(self, kernel):
@@ -112,6 +114,3 @@ class Lab:
         if kernel not in packages.KERNEL_SUITES:
             raise LabError(f"no kernel is called {kernel}: there are {', '.join(packages.KERNEL_SUITES)}")
         return Machine(self.cache / "tools", folder, self.folder, self.share)
-
-    def _state_file(self):
-        return self.folder / "state.json"

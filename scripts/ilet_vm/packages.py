@@ -8,13 +8,13 @@ The machine's packages and apt lists are not touched. A cache that is complete i
     CACHE/kernel-X/   vmlinuz and modules of one Debian kernel
 """
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from urllib.parse import unquote
 
 from .errors import LabError
@@ -84,6 +84,13 @@ def fill(cache, say, refresh=False):
     Raises LabError if something cannot be had.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "lock", "w") as lock:
+        # One at a time fills a cache.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _fill(cache, say, refresh)
+
+
+def _fill(cache, say, refresh):
     wanted = cache / "wanted.json"
     apt = _Apt(cache / "apt")
     manifest = _read(wanted)
@@ -91,13 +98,15 @@ def fill(cache, say, refresh=False):
         say("looking up packages")
         apt.update()
         manifest = _resolve(apt)
-        _write(wanted, manifest.to_json())
     everything = {p.file: p for packages in manifest.folders.values() for p in packages}
     missing = [p for p in everything.values() if not _is_complete(apt.archives / p.file, p)]
     if missing:
         total = sum(p.bytes for p in missing)
         say(f"fetching {len(missing)} of {len(everything)} packages, {total / 1e6:.0f} MB, into {cache}")
         apt.download(missing)
+    # After the download: until then an older cache stays complete.
+    if manifest != _read(wanted):
+        _write(wanted, manifest.to_json())
     for name, packages in manifest.folders.items():
         _unpack(cache / name, [apt.archives / p.file for p in packages], say)
     return manifest

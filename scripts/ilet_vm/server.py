@@ -1,6 +1,5 @@
 """The servers under test, as they run in the guest."""
 
-import re
 import shlex
 import time
 from dataclasses import dataclass, field
@@ -65,7 +64,7 @@ class Server:
 
     def __exit__(self, *_):
         if self.pid is not None:
-            self.guest.run(f"kill -KILL {self.pid} 2>/dev/null; rm -f {self._file('*')}")
+            self.guest.clean(f"kill -KILL {self.pid} 2>/dev/null; rm -f {self._file('*')}")
 
     def _file(self, ending):
         return f"/tmp/{self.name}.{ending}"
@@ -120,10 +119,6 @@ class Server:
         """Ends the server in order; returns its report."""
         self.signal("TERM")
         return self.ended()
-
-    def resident_bytes(self):
-        found = re.search(r"VmRSS:\s+(\d+)", self.guest.must(f"cat /proc/{self.pid}/status"))
-        return int(found[1]) * 1024
 
     def _wait(self, until, seconds):
         """Polls in the guest until `until` succeeds or the process has ended; returns the output of `until`."""

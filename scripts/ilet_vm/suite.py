@@ -11,7 +11,7 @@ from .errors import CheckFailed, LabError, NotHere
 from .lab import Lab
 
 # Messages of a kernel of which something, or a driver's transmit path, is broken.
-_KERNEL_TROUBLE = re.compile(r"NETDEV WATCHDOG.*|BUG: .*|Oops: .*|general protection.*|WARNING: .*")
+_KERNEL_TROUBLE = re.compile(r"NETDEV WATCHDOG.*|BUG: .*|Oops: .*|Kernel panic.*|general protection.*|WARNING: .*")
 
 
 def main(options, bin_dir, say):
@@ -52,24 +52,31 @@ class _Suite:
         for attempt in (1, 2):
             # A guest that does not boot ends the whole run.
             self._boot(check.kernel)
+            bench = Bench(self.lab)
+            read = len(self.lab.guest.kernel_log())
             try:
-                bench = Bench(self.lab)
-                mark = len(self.lab.guest.kernel_log())
-                bench.reset()
-                check.run(bench)
-                self._look_at_kernel(mark)
+                try:
+                    bench.reset()
+                    check.run(bench)
+                finally:
+                    bench.close()
+                self._look_at_kernel(read)
                 mark, text = "✓", "; ".join(bench.notes)
                 self.passed += 1
             except NotHere as reason:
                 mark, text = "-", f"not here: {reason}"
                 self.skipped += 1
             except (CheckFailed, LabError) as error:
-                if attempt == 1 and not self.lab.guest_runs():
+                # A guest whose kernel had crashed would end as well.
+                if attempt == 1 and not self.lab.guest_runs() and not self._kernel_trouble(read):
                     self.say(f"  the guest ended ({error}): once more")
                     self.kernel = None
                     continue
-                mark, text = "✗", str(error)
+                trouble = self._kernel_trouble(read)
+                mark, text = "✗", f"{error}; the guest's kernel says: {trouble}" if trouble else str(error)
                 self.failed += 1
+                if not self.lab.guest_runs():
+                    self.kernel = None
             except Exception:
                 mark, text = "✗", traceback.format_exc()
                 self.failed += 1
@@ -85,7 +92,12 @@ class _Suite:
             self.lab.boot(kernel, self.say)
         self.kernel = kernel
 
-    def _look_at_kernel(self, mark):
-        found = _KERNEL_TROUBLE.search(self.lab.guest.kernel_log()[mark:])
-        if found:
-            raise CheckFailed(f"the guest's kernel says: {found[0]}")
+    def _look_at_kernel(self, read):
+        trouble = self._kernel_trouble(read)
+        if trouble:
+            raise CheckFailed(f"the guest's kernel says: {trouble}")
+
+    def _kernel_trouble(self, read):
+        """The first line of trouble in the kernel's log behind `read` characters; None if there is none."""
+        found = _KERNEL_TROUBLE.search(self.lab.guest.kernel_log()[read:])
+        return found and found[0]

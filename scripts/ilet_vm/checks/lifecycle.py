@@ -21,11 +21,14 @@ def _(bench, link, mode):
         expect(client.poll() is None, "the echoes were over before the signal")
         server.signal("TERM")
         report = server.ended()
-        client.communicate(timeout=100)
+        said, errors = client.communicate(timeout=200)
+        expect(client.returncode == 0, errors)
+        result = json.loads(said)
+        expect(result["right"] > 64 and result["wrong"] == 0, f"echoes until the end: {result}")
         bench.check_report(server, report, allow=("tx_unsent",))
 
 
-@for_both("stop with open connections", "eight idle connections at the stop: they are reset, every frame is accounted for", CHECKS)
+@for_both("stop with open connections", "eight idle connections at the stop: they are ended, every frame is accounted for", CHECKS)
 def _(bench, link, mode):
     for poll in ("busy", "sleep"):
         with bench.server("ilet-echo", link, "--mode", mode, "--poll", poll) as server:
@@ -33,7 +36,8 @@ def _(bench, link, mode):
             held = client.stdout.readline()
             expect('"held": 8' in held, f"no eight connections: {held or client.stderr.read().strip().splitlines()[-1:]}")
             report = server.stop()
-            client.communicate(timeout=60)
+            said, _ = client.communicate(timeout=60)
+            expect('"ended": 8' in said, f"the server did not end its eight connections: {said}")
             bench.check_report(server, report, allow=("tx_unsent",))
 
 

@@ -3,12 +3,20 @@
 import json
 import time
 
-from ..bench import expect
-from ..errors import CheckFailed, LabError
+from ..bench import expect, last_line
+from ..errors import CheckFailed, LabError, NotHere
 from ..network import IGB, VIRTIO
 from .check import check
 
 CHECKS = []
+
+# The largest MTU that was seen to work in native XDP, in bytes: docs/drivers.md has them, too.
+LARGEST_MTU = {
+    ("virtio_net", "zero-copy"): 3498,
+    ("virtio_net", "copy"): 3400,
+    ("igb", "zero-copy"): 3028,
+    ("igb", "copy"): 3028,
+}
 BOTH = (VIRTIO, IGB)
 
 
@@ -54,27 +62,33 @@ def _(bench, link, mode):
 
 @for_both("driver reset", "ethtool -r and another number of queues during downloads, which go on")
 def _(bench, link, mode):
+    done = {}
+
     def disturb():
-        reset = bench.guest.run(f"ethtool -r {link.card}")
-        fewer = bench.guest.run(f"ethtool -L {link.card} combined 1")
+        done["-r"] = bench.guest.run(f"ethtool -r {link.card}")
+        done["-L"] = bench.guest.run(f"ethtool -L {link.card} combined 1")
         bench.guest.run(f"ethtool -L {link.card} combined 2")
-        bench.notes.append(f"-r: {_word(reset)}; -L: {_word(fewer)}")
 
     _disturb_downloads(bench, link, mode, disturb)
+    words = "; ".join(f"{flag}: {last_line(result)}" for flag, result in done.items())
+    if all(result.code != 0 for result in done.values()):
+        raise NotHere(f"the driver was not reset ({words}); the downloads went on")
+    bench.notes.append(words)
 
 
 def _disturb_downloads(bench, link, mode, disturb):
     """Calls `disturb` in the middle of downloads; all must arrive, and so must later ones."""
     with bench.server("ilet-httpd", link, "--mode", mode) as server:
         bench.download(link.server4, "page")
-        client = bench.start_client("fetch", f"http://{link.server4}/file10m", 2, 6)
+        client = bench.start_client("fetch", f"http://{link.server4}/file10m", 2, 0)
         time.sleep(1)
-        expect(client.poll() is None, "the downloads were over too soon")
         disturb()
         bench.wait_for_link(link)
+        # The end of standard input: each connection finishes the download that it is in.
         said, errors = client.communicate(timeout=200)
         expect(client.returncode == 0, errors)
-        bench.check_download(json.loads(said), "file10m", 12)
+        result = json.loads(said)
+        bench.check_download(result, "file10m", max(2, sum(result["bodies"].values())))
         bench.download(link.server6, "page")
         # A reset of the ring takes what was on it: the frames are back all the same.
         bench.end(server, allow=("tx_stuck", "tx_unsent", "xsk_rx_dropped", "xsk_fill_ring_empty"))
@@ -89,7 +103,8 @@ def _(bench, link, mode):
         if limit:
             break
         worked.append(mtu)
-    expect(1771 in worked, f"works: {worked}; {limit}")
+    wanted = LARGEST_MTU[link.driver, mode]
+    expect(worked and worked[-1] >= wanted, f"works: {worked}, and {wanted} is to; {limit}")
     bench.notes.append(f"works: {worked[0]} to {worked[-1]}; {limit or 'no larger one was tried'}")
 
 
@@ -104,8 +119,9 @@ def _try_mtu(bench, link, mode, mtu):
     try:
         server.start()
     except LabError as error:
-        expect("mtu" in str(error).lower(), f"MTU {mtu} is refused in other words: {error}")
-        return f"{mtu}: {str(error).split('error: ')[-1]}"
+        said = str(error).split("error: ")[-1]
+        expect("MTU" in said, f"MTU {mtu} is refused in other words: {error}")
+        return f"{mtu}: {said}"
     before = bench.driver_drops(link)
     with server:
         try:
@@ -123,8 +139,3 @@ def _try_mtu(bench, link, mode, mtu):
             return f"{mtu}: the driver dropped {drops} packets itself{', and the stack had warned' if warned else ''}"
         bench.end(server)
     return None
-
-
-def _word(done):
-    lines = done.output.strip().splitlines()
-    return "done" if done.code == 0 else (lines[-1] if lines else f"exit code {done.code}")

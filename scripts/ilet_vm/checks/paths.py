@@ -47,15 +47,15 @@ def _fetch(bench, address, name, seconds):
 
 
 def _over(bench, server_link, client_link, netem):
-    _path(bench, server_link, client_link, netem)
     try:
+        _path(bench, server_link, client_link, netem)
         # The stack sends answers back to the host, which sent it the request; the host forwards them.
         with bench.server("ilet-httpd", server_link, "--mode", "zero-copy") as server:
             for name in ("page", "page", "file100k", "file100k", "file1m"):
                 _fetch(bench, server_link.server4, name, 240)
             bench.end(server)
     finally:
-        bench.guest.run(f"ip -n router link set {client_link.card} netns 1")
+        bench.guest.clean(f"ip -n router link set {client_link.card} netns 1")
         bench.namespace.run("ip", "route", "del", "10.79.0.0/24", check=False)
 
 

@@ -1,6 +1,6 @@
 """Queues: RSS, steering rules, queues that a driver adds, queues without a worker."""
 
-from ..bench import expect
+from ..bench import expect, last_line
 from ..errors import NotHere
 from ..network import IGB, VIRTIO, VIRTIO_SPARE
 from .check import check
@@ -50,7 +50,7 @@ def _(bench, link):
     rule = f"ethtool -N {link.card} flow-type tcp4 dst-ip {link.server4} dst-port 7 action 1"
     done = bench.guest.run(f"ethtool -K {link.card} ntuple on; {rule}")
     if done.code != 0:
-        raise NotHere(f"{link.driver} as emulated has no steering rules: {done.output.strip().splitlines()[-1]}")
+        raise NotHere(f"{link.driver} as emulated has no steering rules: {last_line(done)}")
     bench.guest.must(f"ip address add {link.guest4}/24 dev {link.card}")
     with bench.server("ilet-echo", link, queues=(1,)) as server:
         bench.echo("tcp", link.server4, 16, 256, 64)
