@@ -507,11 +507,15 @@ mod tests {
 
     #[test]
     fn a_link_whose_loss_is_seen_late_leaves_the_usual_way() {
-        let mut watch = Watch::new(true);
+        let mut watch = Watch::new(false);
         watch.look(at(0), 5, 0);
-        for millis in (50..2000).step_by(50) {
+        for millis in (50..2000).step_by(100) {
             assert_eq!(watch.look(at(millis), 5, 0), Look::Overdue);
             watch.overdue(at(millis), 5, 5, || millis < 500);
+            assert_eq!(
+                watch.way() == Way::Poll,
+                (850..1050).contains(&millis) || (250..550).contains(&millis)
+            );
         }
         assert_eq!(watch.look(at(2000), 0, 5), Look::Fine);
         assert_eq!(watch.way(), Way::USUAL);

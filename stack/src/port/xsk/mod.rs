@@ -631,7 +631,7 @@ pub(crate) struct XskStatistics {
 }
 
 impl XskStatistics {
-    /// Returns names and values. All count packets that never became a frame that the stack received or sent, but for
+    /// Returns names and values. Each counts packets that never became a frame that the stack received or sent, but for
     /// `xsk_fill_waits`, which is no loss.
     ///
     /// # Errors

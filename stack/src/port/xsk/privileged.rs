@@ -201,3 +201,40 @@ fn a_poll_that_moves_nothing_is_not_repeated_at_once() {
         assert!(!port.has_backlog());
     });
 }
+
+/// Whether the socket prefers busy polling, from the kernel.
+fn prefers_busy_poll(port: &XskPort) -> bool {
+    let (mut value, mut len): (libc::c_int, _) = (-1, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes of `value`, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            port.rx.fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PREFER_BUSY_POLL,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    value != 0
+}
+
+#[test]
+fn busy_polling_that_was_taken_back_is_asked_for_again() {
+    in_namespace(|| {
+        let (mut port, mut arena) = open().unwrap();
+        let counters = Counters::default();
+        assert!(prefers_busy_poll(&port));
+        port.watch = Watch::using(Way::SendUnpolled);
+        port.follow_way();
+        assert!(!prefers_busy_poll(&port));
+        let mut queue = vec![frame(&mut arena)];
+        for millis in (0..1100).step_by(10) {
+            let now = Instant::from_millis(millis);
+            port.transmit(&mut arena, &mut queue, now, &counters)
+                .unwrap();
+        }
+        assert_eq!(port.watch.way(), Way::USUAL);
+        assert!(prefers_busy_poll(&port));
+    });
+}
