@@ -35,8 +35,11 @@ pub trait Port {
         counters: &Counters,
     );
 
-    /// Takes the frames of `queue` for sending, as many as there is room for, tells the kernel once, and
-    /// frees the frames that were sent earlier. What does not fit stays in `queue`.
+    /// Takes the frames of `queue` for sending, as many as there is room for, tells the kernel of them if it wants to
+    /// be told, and frees the frames that were sent earlier. Frames that do not fit stay in `queue`.
+    ///
+    /// The kernel is told once, unless it sends fewer frames a call than are out: then once for each such number, and
+    /// once more at the end. Frames that are overdue cost one more call, at most every 50 ms.
     ///
     /// # Errors
     ///
@@ -73,9 +76,9 @@ pub trait Port {
     fn reap(&mut self, arena: &mut Arena, counters: &Counters);
 }
 
-/// Sends the frames that are left in `queue` and takes sent frames back, for a second at most: the end of a loop. Frames
-/// that have found no room on the ring by then are given up and counted; those that the kernel still has come back when
-/// the port is closed.
+/// Sends what is left in `queue` and takes the sent frames home, for a second at most: the end of a loop. Frames that
+/// then have not found room on the ring are given up and counted; those that the kernel still has come back when the
+/// port is closed.
 pub fn settle(
     port: &mut impl Port,
     arena: &mut Arena,

@@ -4,8 +4,8 @@
 //! are checked in every build: an entry yields a frame only if that frame's handle was parked for the
 //! ring.
 //!
-//! [`bind`] opens a socket in the best mode there is. What then arrives is what an XDP program redirects to the
-//! socket: [`Attachment`](crate::Attachment) puts both together.
+//! [`bind`] opens a socket in the best mode there is. An XDP program has to redirect packets to the socket:
+//! [`Attachment`](crate::Attachment) puts both together.
 #![allow(unsafe_code)]
 
 mod bind;
@@ -69,7 +69,7 @@ pub struct XskOptions {
     pub fill_target: u32,
     /// Why zero-copy need not be tried, if that is known before.
     pub no_zero_copy: Option<WhyCopy>,
-    /// The name of the driver, if known: for what is said about it.
+    /// The name of the driver, if known, for error messages.
     pub driver: Option<String>,
     /// Loans at most (see [`Arena::lend`]).
     pub loans_max: u32,
@@ -80,7 +80,7 @@ pub struct XskOptions {
 }
 
 impl XskOptions {
-    /// What `limits` say, with frames that hold packets of `mtu` bytes (at most
+    /// Options by `limits`, with frames that hold packets of `mtu` bytes (at most
     /// [`MTU_MAX`](crate::config::MTU_MAX)), and busy polling in copy mode.
     pub fn new(interface: impl Into<String>, queue: u32, mtu: usize, limits: &Limits) -> Self {
         Self {
@@ -126,7 +126,7 @@ pub(crate) const fn mtu_max(chunk_bytes: u32, mode: BindMode) -> usize {
     received as usize - LINK_HEADER_BYTES_MAX
 }
 
-/// An open and bound socket. It closes when this is dropped, whoever still has frames of its UMEM.
+/// An open and bound socket. It closes when this is dropped, even if others still have frames of its UMEM.
 #[derive(Debug)]
 pub struct XskPort {
     interface: String,
@@ -154,16 +154,18 @@ pub struct XskPort {
     tx_budget: u32,
     /// The kernel has not yet been told of everything on the TX ring.
     kick_due: bool,
-    /// It was told, and said to be told again.
+    /// The kernel stopped before the end of the TX ring, and goes on when it is told again.
     kick_again: bool,
-    /// Whether what was told is sent.
+    /// The watch over the frames that are out: whether they come back.
     watch: Watch,
+    /// The socket's busy-poll options are taken back, for [`Way::SendUnpolled`].
+    unpolled: bool,
     /// Frames that came back since `watch` looked.
     back: u32,
     scratch: [FrameDesc; BATCH],
 }
 
-/// Closes the socket, whoever still has its UMEM.
+/// Closes the socket, even if others still have its UMEM.
 ///
 /// libxdp makes the first socket's descriptor the UMEM's and closes it with that, so the arena and its loans would
 /// keep the socket open and bound to its queue. They need the memory only: on drop another file takes the
@@ -179,7 +181,7 @@ struct Closer {
 }
 
 impl Closer {
-    /// For the first socket of `umem`, which `rx` is a queue of.
+    /// Returns what closes the first socket of `umem`, which `rx` is a queue of.
     fn new(umem: Umem, rx: &RxQueue) -> io::Result<Self> {
         let socket = rx.fd().as_raw_fd();
         // SAFETY: the descriptor belongs to the socket that `rx` keeps open.
@@ -202,8 +204,8 @@ impl Drop for Closer {
             log::debug!("an AF_XDP socket was closed before its port");
             return;
         }
-        // SAFETY: takes two open descriptors and no pointer. Whoever has the second one by its number, which is
-        // libxdp alone, since the queues are gone, only closes it.
+        // SAFETY: takes two open descriptors and no pointer. Only libxdp has the second one by its number, since the
+        // queues are gone, and libxdp only closes it.
         let result = unsafe { libc::dup3(self.stand_in.as_raw_fd(), self.socket, libc::O_CLOEXEC) };
         if result < 0 {
             log::debug!("closing an AF_XDP socket: {}", io::Error::last_os_error());
@@ -295,6 +297,7 @@ impl XskPort {
             kick_due: false,
             kick_again: false,
             watch: Watch::new(busy_polling),
+            unpolled: false,
             back: 0,
             scratch: [FrameDesc::default(); BATCH],
         };
@@ -379,7 +382,8 @@ impl XskPort {
     /// nobody else has them now. The [`XskStatistics`] of the socket are to be dropped before, since they hold it
     /// open.
     ///
-    /// A driver may go on reading those until it has noticed: nothing is to be written into them any more.
+    /// A driver may go on reading those frames until it has noticed that the socket is closed: nothing is to be written
+    /// into them any more.
     pub(crate) fn close(self, arena: &mut Arena, counters: &Counters) {
         self.check(arena);
         drop(self);
@@ -442,6 +446,24 @@ impl XskPort {
         }
     }
 
+    /// Sets the busy-poll options as the way of telling the kernel needs them.
+    fn follow_way(&mut self) {
+        let unpolled = self.watch.way() == Way::SendUnpolled;
+        if std::mem::replace(&mut self.unpolled, unpolled) == unpolled {
+            return;
+        }
+        if unpolled {
+            self.prefer_interrupts();
+        } else {
+            self.prefer_busy_poll();
+        }
+    }
+
+    /// Frames on the TX ring that the kernel has not taken.
+    fn untaken(&mut self) -> u32 {
+        self.ring_entries.saturating_sub(self.tx.nb_free_exact())
+    }
+
     /// Tells the kernel of the frames on the TX ring.
     fn kick(&mut self, counters: &Counters) -> io::Result<()> {
         counters.tx_kicks.increment();
@@ -449,6 +471,7 @@ impl XskPort {
         self.kick_again = false;
         let result = match self.watch.way() {
             Way::Send | Way::SendUnpolled => self.send_nothing(),
+            Way::Poll if self.mode == BindMode::Copy => self.poll_and_compare(),
             Way::Poll => self.poll_for_room(),
         };
         let Err(error) = result else {
@@ -461,7 +484,8 @@ impl XskPort {
                 self.kick_again = true;
                 Ok(())
             }
-            // It may come up again, and the runtime watches whether it is gone. The watch has it told again.
+            // The interface may come up again, and the runtime watches whether it is gone. `watch` has the kernel told
+            // again.
             Some(libc::ENETDOWN) => Ok(()),
             // Drivers in the middle of a reset.
             Some(libc::ENXIO | libc::EINVAL) if self.mode == BindMode::ZeroCopy => Ok(()),
@@ -488,14 +512,25 @@ impl XskPort {
         }
     }
 
+    /// Has `poll` send in copy mode. It does not say "again" as `sendto` does; the ring shows whether the kernel
+    /// stopped before its end. If the kernel took nothing, telling it again at once is of no use.
+    fn poll_and_compare(&mut self) -> io::Result<()> {
+        let before = self.untaken();
+        self.poll_for_room()?;
+        let after = self.untaken();
+        self.kick_due = after > 0;
+        self.kick_again = after > 0 && after < before;
+        Ok(())
+    }
+
     fn poll_for_room(&self) -> io::Result<()> {
         let mut socket = [PollFd::from_borrowed_fd(self.fd(), PollFlags::OUT)];
         poll(&mut socket, Some(&Timespec::default()))?;
         Ok(())
     }
 
-    /// Looks at `now` whether frames that were sent come back, and does something about it if they do not. A
-    /// comparison or two, unless something is wrong.
+    /// Looks at `now` whether frames that were sent come back, and does something about it if they do not. Costs a few
+    /// comparisons, unless something is wrong.
     #[inline]
     fn look(&mut self, now: Instant, counters: &Counters) -> io::Result<()> {
         let back = std::mem::take(&mut self.back);
@@ -507,35 +542,57 @@ impl XskPort {
 
     #[cold]
     fn attend(&mut self, look: Look, now: Instant, counters: &Counters) -> io::Result<()> {
-        let (queue, interface, sending) = (self.queue, &self.interface, self.sending);
+        let (queue, interface) = (self.queue, &self.interface);
         match look {
-            Look::Fine => {}
-            Look::Changed => log::warn!(
-                "queue {queue} of {interface} did not send; it does since the kernel is told by {}, which is kept",
-                self.watch.way()
+            Look::Fine | Look::Returned => {}
+            Look::Changed(kept) => log::warn!(
+                "queue {queue} of {interface} stood still, and sends after the kernel was told by {}; that is kept for \
+                 {} s, and then {} is tried again",
+                self.watch.way(),
+                kept.secs(),
+                Way::USUAL,
             ),
             Look::Recovered => log::warn!("queue {queue} of {interface} sends again"),
-            Look::Overdue => {
-                let untaken = self.ring_entries.saturating_sub(self.tx.nb_free_exact());
-                // If it cannot be asked it is gone, which the runtime watches.
-                let has_link = interruptlet_xdp::interface_has_link(interface).unwrap_or(false);
-                match self.watch.overdue(now, sending, untaken, has_link) {
-                    Cure::Wait => {}
-                    Cure::Count => counters.tx_stalls.increment(),
-                    Cure::Stuck => log::warn!(
-                        "queue {queue} of {interface} does not send: {sending} frames are out, {untaken} of them not \
-                         taken by the kernel, whatever it is told by; it is told again and again (`dmesg` may say what \
-                         is wrong with the driver; `ip link set {interface} down` and `up` resets it)"
-                    ),
-                }
-                if self.watch.way() == Way::SendUnpolled {
-                    self.prefer_interrupts();
-                }
-                self.kick(counters)?;
+            Look::Overdue => return self.attend_overdue(now, counters),
+        }
+        self.follow_way();
+        counters.tx_stuck.set(self.watch.is_stuck().into());
+        Ok(())
+    }
+
+    fn attend_overdue(&mut self, now: Instant, counters: &Counters) -> io::Result<()> {
+        let untaken = self.untaken();
+        let interface = &self.interface;
+        // An interface that cannot be asked is gone, which the runtime watches.
+        let has_link = || interruptlet_xdp::interface_has_link(interface).unwrap_or(false);
+        match self.watch.overdue(now, self.sending, untaken, has_link) {
+            Cure::Wait => {}
+            Cure::Count => counters.tx_stalls.increment(),
+            Cure::Stuck => {
+                let warning = stuck_warning(self.queue, interface, self.sending, untaken);
+                log::warn!("{warning}");
             }
         }
         counters.tx_stuck.set(self.watch.is_stuck().into());
-        Ok(())
+        self.follow_way();
+        self.kick(counters)
+    }
+}
+
+/// Says that none of `sending` frames comes back, `untaken` of them still on the TX ring, and what to do.
+fn stuck_warning(queue: u32, interface: &str, sending: u32, untaken: u32) -> String {
+    if untaken > 0 {
+        format!(
+            "queue {queue} of {interface} does not send: {sending} frames are out, {untaken} of them not taken by the \
+             kernel, in whichever way it is told; it is told again and again (`dmesg` may say what is wrong with the \
+             driver; `ip link set {interface} down` and `up` resets it)"
+        )
+    } else {
+        format!(
+            "queue {queue} of {interface} does not report frames as sent: the driver took all {sending} that are out \
+             and gives none back (a link that the other end paused, or a reset that dropped them: `dmesg` may say \
+             which); frames that were dropped leave less room for others until the server is restarted"
+        )
     }
 }
 
@@ -574,8 +631,8 @@ pub(crate) struct XskStatistics {
 }
 
 impl XskStatistics {
-    /// Names and values, of what never became a frame that the stack received or sent, but for `xsk_fill_waits`, which
-    /// is no loss.
+    /// Returns names and values. Each counts packets that never became a frame that the stack received or sent, but for
+    /// `xsk_fill_waits`, which is no loss.
     ///
     /// # Errors
     ///
@@ -623,8 +680,8 @@ fn named(counted: &libc::xdp_statistics, mode: BindMode) -> [(&'static str, u64)
         ("xsk_rx_ring_full", counted.rx_ring_full),
         // The core did not refill often enough, or had no frames left to refill with.
         ("xsk_fill_ring_empty", fill_ring_empty),
-        // In zero-copy mode: the driver wanted frames for packets to come, and goes on with those it has. What is
-        // lost when it has none is in the driver's counters only (`ethtool -S`).
+        // In zero-copy mode: the driver wanted frames for packets to come, and goes on with those it has. Packets that
+        // are lost when it has none are in the driver's counters only (`ethtool -S`).
         ("xsk_fill_waits", fill_waits),
         // Entries of ours that the kernel did not accept: a defect.
         ("xsk_rx_invalid", counted.rx_invalid_descs),
@@ -719,8 +776,8 @@ impl Port for XskPort {
         counters.tx_frames.add(sent as u64);
         counters.tx_bytes.add(bytes);
         if sent > 0 && self.mode == BindMode::ZeroCopy {
-            // The entries are to be seen before the flag is read: else a driver that goes to sleep just now could
-            // miss the ones, and we the other.
+            // The driver has to see the entries before the flag is read here: else one that goes to sleep just now
+            // could miss the entries while its wish to be woken is missed here.
             fence(Ordering::SeqCst);
         }
         if (sent > 0 || self.kick_due) && self.tx.needs_wakeup() {
@@ -805,6 +862,20 @@ impl Port for XskPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_advice_for_a_stuck_queue_is_one_that_helps() {
+        let untaken = stuck_warning(0, "eth0", 10, 3);
+        assert!(
+            untaken.contains("`ip link set eth0 down`") && !untaken.contains("restart"),
+            "{untaken}"
+        );
+        let taken = stuck_warning(0, "eth0", 10, 0);
+        assert!(
+            !taken.contains("ip link set") && taken.contains("server is restarted"),
+            "{taken}"
+        );
+    }
 
     fn with_mtu(mtu: usize) -> XskOptions {
         XskOptions::new("eth0", 0, mtu, &Limits::default())

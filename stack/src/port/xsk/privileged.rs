@@ -1,4 +1,4 @@
-//! Tests with sockets of the kernel's, and so for root: on the loopback interface of a network namespace of their own.
+//! Tests with real AF_XDP sockets, which need root, on the loopback interface of a network namespace of their own.
 //!
 //! Without root they fail, unless `ILET_UNPRIVILEGED=1` says that this is expected.
 
@@ -42,7 +42,7 @@ fn open() -> io::Result<(XskPort, Arena)> {
     XskPort::open(&XskOptions::new("lo", 0, 1500, &limits), BindMode::Copy)
 }
 
-/// A frame to nobody, and its number.
+/// Returns a frame of zeros, with no address in it.
 fn frame(arena: &mut Arena) -> Frame {
     let mut frame = arena.alloc(Owner::Tx).unwrap();
     arena.buffer_mut(&mut frame)[..60].fill(0);
@@ -80,7 +80,7 @@ fn a_stop_takes_back_what_the_kernel_does_not_send() {
         let (mut port, mut arena) = open().unwrap();
         let counters = Counters::default();
         let mut clock = MonotonicClock::since(std::time::Instant::now());
-        // What is sent comes home by itself.
+        // A frame that was sent comes home by itself.
         let mut queue = vec![frame(&mut arena)];
         settle(&mut port, &mut arena, &mut queue, &mut clock, &counters);
         assert!(arena.is_at_rest(), "{:?}", arena.count());
@@ -144,9 +144,7 @@ fn each_way_of_telling_the_kernel_sends() {
         let counters = Counters::default();
         for way in [Way::Send, Way::Poll, Way::SendUnpolled] {
             port.watch = Watch::using(way);
-            if way == Way::SendUnpolled {
-                port.prefer_interrupts();
-            }
+            port.follow_way();
             let mut queue = vec![frame(&mut arena)];
             for millis in 0..10 {
                 let now = Instant::from_millis(millis);
@@ -156,5 +154,87 @@ fn each_way_of_telling_the_kernel_sends() {
             assert!(arena.is_at_rest(), "{way}: {:?}", arena.count());
         }
         assert_eq!(counters.tx_kicks.get(), 3);
+    });
+}
+
+/// Kernels before 6.17 send 32 frames a call.
+#[test]
+fn a_turn_sends_everything_by_each_way_if_the_kernel_sends_a_few_a_call() {
+    in_namespace(|| {
+        let (mut port, mut arena) = open().unwrap();
+        let counters = Counters::default();
+        const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+        // Kernels that do not know the option have this budget.
+        port.set_option(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, 32);
+        port.tx_budget = 32;
+        for way in [Way::Send, Way::Poll, Way::SendUnpolled] {
+            port.watch = Watch::using(way);
+            port.follow_way();
+            let kicks = counters.tx_kicks.get();
+            let mut queue = (0..320).map(|_| frame(&mut arena)).collect();
+            let now = Instant::from_millis(0);
+            port.transmit(&mut arena, &mut queue, now, &counters)
+                .unwrap();
+            assert_eq!(port.untaken(), 0, "{way}");
+            assert!(!port.has_backlog(), "{way}");
+            let kicks = counters.tx_kicks.get() - kicks;
+            assert!((10..=11).contains(&kicks), "{way}: {kicks} calls");
+            port.reap(&mut arena, &counters);
+            assert!(arena.is_at_rest(), "{way}: {:?}", arena.count());
+        }
+    });
+}
+
+/// A loop that polls must not take a queue that sends nothing for one that has something to go on with.
+#[test]
+fn a_poll_that_moves_nothing_is_not_repeated_at_once() {
+    in_namespace(|| {
+        let (mut port, mut arena) = open().unwrap();
+        let counters = Counters::default();
+        set_loopback("down");
+        port.watch = Watch::using(Way::Poll);
+        let mut queue = (0..100).map(|_| frame(&mut arena)).collect();
+        port.transmit(&mut arena, &mut queue, Instant::from_millis(0), &counters)
+            .unwrap();
+        assert_eq!(port.untaken(), 100);
+        assert_eq!(counters.tx_kicks.get(), 1);
+        assert!(!port.has_backlog());
+    });
+}
+
+/// Whether the socket prefers busy polling, from the kernel.
+fn prefers_busy_poll(port: &XskPort) -> bool {
+    let (mut value, mut len): (libc::c_int, _) = (-1, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes of `value`, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            port.rx.fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PREFER_BUSY_POLL,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    value != 0
+}
+
+#[test]
+fn busy_polling_that_was_taken_back_is_asked_for_again() {
+    in_namespace(|| {
+        let (mut port, mut arena) = open().unwrap();
+        let counters = Counters::default();
+        assert!(prefers_busy_poll(&port));
+        port.watch = Watch::using(Way::SendUnpolled);
+        port.follow_way();
+        assert!(!prefers_busy_poll(&port));
+        let mut queue = vec![frame(&mut arena)];
+        for millis in (0..1100).step_by(10) {
+            let now = Instant::from_millis(millis);
+            port.transmit(&mut arena, &mut queue, now, &counters)
+                .unwrap();
+        }
+        assert_eq!(port.watch.way(), Way::USUAL);
+        assert!(prefers_busy_poll(&port));
     });
 }
