@@ -6,12 +6,14 @@
 //! client holds one chunk of memory and no thread.
 
 mod command;
+mod demoted;
 mod job;
 mod mailbox;
 mod request;
 
 pub(crate) use command::{Command, Source};
-pub(crate) use job::{Job, SharedDatagram, SharedStream};
+pub(crate) use demoted::Demoted;
+pub(crate) use job::Job;
 pub(crate) use mailbox::{Mailbox, MailboxSender, Waker};
 pub use request::{Body, BodySource, Deferred, Responder, Response, SlowPath};
 pub(crate) use request::{ReplyTo, Route};
