@@ -33,7 +33,7 @@ pub(super) struct Interface {
 }
 
 impl Interface {
-    /// As [`queues`](Self::queues), now.
+    /// Receive queues now, if sysfs shows this namespace.
     pub(super) fn queues_now(&self) -> Option<u32> {
         receive_queues(&self.name, self.index)
     }
@@ -43,7 +43,7 @@ impl Interface {
         queues_in_sysfs(&self.name, self.index, "tx-")
     }
 
-    /// As [`has_link`](Self::has_link), now.
+    /// Whether it is up and has a link now.
     pub(super) fn has_link_now(&self) -> bool {
         interruptlet_xdp::interface_has_link(&self.name).unwrap_or(false)
     }
@@ -59,7 +59,7 @@ impl Interface {
     }
 }
 
-/// What an interface is, by its hardware type (`ARPHRD_*` of <linux/if_arp.h>).
+/// The type of an interface, by its hardware type (`ARPHRD_*` of <linux/if_arp.h>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Ethernet,
@@ -122,7 +122,7 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
 }
 
 /// Receive queues now, if sysfs shows this namespace.
-pub(super) fn receive_queues(name: &str, index: u32) -> Option<u32> {
+fn receive_queues(name: &str, index: u32) -> Option<u32> {
     queues_in_sysfs(name, index, "rx-")
 }
 
