@@ -105,7 +105,8 @@ pub enum StartError {
     /// A neighbour has an address that is to be ours alone.
     #[error(
         "a neighbour has {address}: the station with link address {} on {interface} answers for it, or starts on it \
-         right now: choose another address, or take it from that station first",
+         right now: choose another address, take it from that station first, or, if it answers for every address \
+         (proxy ARP, some clouds), add {address} to {interface} (`ip address add`) and share it with --shared-address",
         Colons(*neighbour)
     )]
     NeighbourHasAddress {
@@ -165,7 +166,7 @@ pub enum StartError {
         interface: String,
         /// The queues that are new, in a list.
         added: String,
-        /// What can be done, in words.
+        /// The ways out, in words.
         ways_out: String,
     },
     /// A queue that receives and cannot send, as those that virtio_net adds for XDP.
@@ -271,7 +272,7 @@ pub enum StartError {
 pub struct MissingCapability {
     /// The capability.
     pub capability: Capability,
-    /// What it is needed for: "to ...".
+    /// Its purpose: "to ...".
     pub purpose: String,
 }
 
