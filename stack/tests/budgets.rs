@@ -54,8 +54,8 @@ fn turn(sim: &mut Sim) {
     sim.turn();
 }
 
-/// What a frame costs besides its handler, as the thread of the pool that is woken, or an engine's memory that is
-/// touched for the first time, is not charged to the handler.
+/// The handler is not charged for the rest of its frame: the thread of the pool that is woken, an engine's memory that is
+/// touched for the first time.
 #[test]
 fn a_quick_handler_in_slow_frames_stays() {
     let (mut sim, _) = timed_echo(QUICK);

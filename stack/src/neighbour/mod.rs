@@ -1,7 +1,7 @@
 //! ARP and neighbour discovery.
 //!
 //! * [`answer`]: questions about addresses that are ours alone are answered on their own frame, whoever asks.
-//! * [`question`]: ARP requests and solicitations of ours, and [`claim`]: a station's word that it has an address.
+//! * [`question`]: ARP requests and solicitations of ours, and [`claim`]: claims of others to an address.
 //! * [`resolver`]: the link addresses of the few next hops that connections of ours are opened through.
 //!
 //! Flows need no table of neighbours: they answer to the link address that their peer's frames come from.

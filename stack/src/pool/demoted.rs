@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A demoted handler: the pool runs it, one call at a time, until the core takes it back.
 ///
-/// A busy pool has the mutex locked nearly all the time, and the core does not wait for it. So the core says first that
-/// it wants the handler; from then on the pool makes no call and hands requests back, and the mutex is free as soon as
+/// A busy pool has the mutex locked nearly all the time, and the core does not wait for it. The core therefore says
+/// first that it wants the handler; from then on the pool makes no call and hands requests back, and the mutex is free as soon as
 /// the call that goes on is done.
 #[derive(Debug)]
 pub(crate) struct Demoted<T: ?Sized> {
