@@ -16,7 +16,7 @@ use signal_hook::low_level;
 /// Signals within this time after the first of a request belong to it.
 const ONE_REQUEST: Duration = Duration::from_secs(1);
 
-/// What was asked for so far.
+/// The requests to end so far.
 #[derive(Debug, Default)]
 pub struct Ending {
     asked: AtomicBool,

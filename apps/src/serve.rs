@@ -115,11 +115,16 @@ pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Fai
     };
     let report = stack.shutdown_unless(GRACE, || ending.is_urgent());
     printer.finish(Lines(&report).to_string());
+    judge(ended, &report)
+}
+
+/// Says whether a stack that ran until `ended` and left `report` ended well.
+fn judge(ended: Result<(), RunError>, report: &Report) -> Result<(), Failure> {
     ended?;
     if !report.conserved {
         return Err(Failure::FramesLost);
     }
-    if ending.is_urgent() {
+    if report.cut_short {
         return Err(Failure::CutShort);
     }
     Ok(())
@@ -192,13 +197,30 @@ mod tests {
             xdp: vec![("redirect", 7)],
             frames: vec![(1, count)],
             conserved: true,
-            slow_threads_left: 0,
+            ..Report::default()
         };
         assert_eq!(
             Lines(&report).to_string(),
             "counter rx_frames 7\nxdp redirect 7\n\
              frames queue=1 total=8 free=5 fill=3 rx=0 tx=0 flow=0 loan=0\nconserved yes\n"
         );
+    }
+
+    #[test]
+    fn it_ended_well_unless_it_was_cut_short_or_lost_frames() {
+        let report = |conserved, cut_short| Report {
+            conserved,
+            cut_short,
+            ..Report::default()
+        };
+        assert!(judge(Ok(()), &report(true, false)).is_ok());
+        let cut = judge(Ok(()), &report(true, true));
+        assert!(matches!(cut, Err(Failure::CutShort)));
+        let lost = judge(Ok(()), &report(false, true));
+        assert!(matches!(lost, Err(Failure::FramesLost)));
+        let gone = RunError::Panicked { queue: 0 };
+        let ended = judge(Err(gone), &report(false, true));
+        assert!(matches!(ended, Err(Failure::Run(_))));
     }
 
     #[test]

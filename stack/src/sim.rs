@@ -252,6 +252,12 @@ impl Sim {
         done
     }
 
+    /// Takes one job of the slow path, if there is one, to be run on any thread.
+    pub fn take_job(&mut self) -> Option<impl FnOnce() + Send + use<>> {
+        let job = self.jobs.try_recv().ok()?;
+        Some(move || job.run())
+    }
+
     /// Changes what goes wrong on the wire from now on.
     pub fn set_faults(&mut self, faults: Faults) {
         self.worker.port_mut().set_faults(faults);

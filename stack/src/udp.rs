@@ -11,13 +11,12 @@ use crate::interruptlet::{
     DatagramInterruptlet, DatagramOutcome, DatagramRequest, Outbox, RequestInfo,
 };
 use crate::pool::{
-    Body, Deferred, Job, MailboxSender, ReplyTo, Responder, Response, Route, SharedDatagram,
-    SlowPath, Submitter,
+    Body, Deferred, Job, MailboxSender, ReplyTo, Responder, Response, Route, SlowPath, Submitter,
 };
 use crate::service::{Budget, Handler};
 use crate::telemetry::Counters;
 use crate::wire::checksum::Sum;
-use crate::wire::{Address, FlowKey, LinkHeader, Transport, UDP_HEADER_BYTES, ip};
+use crate::wire::{Address, FlowKey, LinkHeader, Transport, TransportKind, UDP_HEADER_BYTES, ip};
 
 /// A datagram service of one core.
 pub(crate) struct DatagramPort {
@@ -67,7 +66,7 @@ impl Udp {
     #[allow(clippy::too_many_arguments)] // the datagram, and what a turn may use
     pub(crate) fn receive(
         &mut self,
-        mut frame: Frame,
+        frame: Frame,
         packet: &Transport,
         payload_end: usize,
         now: Instant,
@@ -75,13 +74,81 @@ impl Udp {
         egress: &mut Egress,
         counters: &Counters,
     ) -> Verdict {
-        let Some(index) = self
-            .ports
-            .iter()
-            .position(|service| service.port == packet.key.local_port)
-        else {
+        let Some(index) = self.find(packet.key.local_port) else {
             return Verdict::PortClosed(frame);
         };
+        self.handle(
+            index,
+            frame,
+            packet,
+            payload_end,
+            now,
+            clock,
+            egress,
+            counters,
+        );
+        Verdict::Done
+    }
+
+    /// Handles a datagram that the pool hands back: the core has its handler again, or wants it.
+    pub(crate) fn take_back(
+        &mut self,
+        request: &Deferred,
+        link: LinkHeader,
+        now: Instant,
+        clock: &mut dyn Clock,
+        egress: &mut Egress,
+        counters: &Counters,
+    ) {
+        let info = request.info();
+        let Some(index) = self.find(info.local.port()) else {
+            return;
+        };
+        let key = FlowKey::between(info.local, info.peer);
+        let ip = link.len();
+        let transport = ip + ip::header_bytes(&key.local);
+        let start = transport + UDP_HEADER_BYTES;
+        let Some((frame, len)) = copy_into_frame(request.bytes(), start, egress, counters) else {
+            return;
+        };
+        let payload_end = start + len;
+        let packet = Transport {
+            link,
+            ip,
+            transport,
+            end: payload_end,
+            key,
+            kind: TransportKind::Udp { payload_end },
+        };
+        self.handle(
+            index,
+            frame,
+            &packet,
+            payload_end,
+            now,
+            clock,
+            egress,
+            counters,
+        );
+    }
+
+    fn find(&self, port: u16) -> Option<usize> {
+        self.ports.iter().position(|service| service.port == port)
+    }
+
+    /// Has the service `index` handle the datagram in a frame, on the core or by the pool.
+    #[allow(clippy::too_many_arguments)] // the datagram, and what a turn may use
+    fn handle(
+        &mut self,
+        index: usize,
+        mut frame: Frame,
+        packet: &Transport,
+        payload_end: usize,
+        now: Instant,
+        clock: &mut dyn Clock,
+        egress: &mut Egress,
+        counters: &Counters,
+    ) {
         let service = &mut self.ports[index];
         let info = RequestInfo {
             local: packet.key.local_addr(),
@@ -127,7 +194,6 @@ impl Udp {
                 self.carry_out(outcome, frame, packet, payload_max, egress, counters);
             }
         }
-        Verdict::Done
     }
 
     /// Sends, or does not.
@@ -190,16 +256,8 @@ impl Udp {
                 deferred
             }
         };
-        let reply_to = ReplyTo {
-            core: self.core.clone(),
-            route: Route::Datagram {
-                link: packet.link,
-                info,
-            },
-            consumed: 0,
-        };
         let service = &self.ports[index];
-        let Some(job) = job_for(service, request, reply_to) else {
+        let Some(job) = job_for(service, request, packet.link, self.core.clone()) else {
             counters.deferred_refused.increment();
             return;
         };
@@ -225,16 +283,13 @@ impl Udp {
         let Some(request) = job.cancel() else {
             return;
         };
-        let Some(mut frame) = egress.arena.alloc(Owner::Rx) else {
-            counters.tx_no_frame.increment();
+        let start = packet.transport + UDP_HEADER_BYTES;
+        let Some((mut frame, len)) = copy_into_frame(request.bytes(), start, egress, counters)
+        else {
             return;
         };
-        let start = packet.transport + UDP_HEADER_BYTES;
         let payload_max = payload_max(self.ip_mtu, &packet.key.local);
-        let bytes = request.bytes();
         let buffer = &mut egress.arena.buffer_mut(&mut frame)[start..];
-        let len = bytes.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&bytes[..len]);
         let room = payload_max.min(buffer.len()).max(len);
         let request = DatagramRequest::new(&mut buffer[..room], len, &info, &mut self.outbox);
         // A handler that the pool is running at this moment says nothing.
@@ -278,16 +333,50 @@ impl Udp {
     }
 }
 
-fn job_for(service: &DatagramPort, request: Deferred, reply_to: ReplyTo) -> Option<Job> {
-    if let Some(handler) = service.handler.shared() {
+/// Copies a payload into a free frame, to begin at `start`; returns the frame and the payload's length, `None` if no
+/// frame is free.
+fn copy_into_frame(
+    payload: &[u8],
+    start: usize,
+    egress: &mut Egress,
+    counters: &Counters,
+) -> Option<(Frame, usize)> {
+    let Some(mut frame) = egress.arena.alloc(Owner::Rx) else {
+        counters.tx_no_frame.increment();
+        return None;
+    };
+    let buffer = &mut egress.arena.buffer_mut(&mut frame)[start..];
+    let len = payload.len().min(buffer.len());
+    buffer[..len].copy_from_slice(&payload[..len]);
+    Some((frame, len))
+}
+
+/// The job for a request that the core does not serve; `link` is the link header of a reply. `None` if the service has
+/// no slow path.
+fn job_for(
+    service: &DatagramPort,
+    request: Deferred,
+    link: LinkHeader,
+    core: MailboxSender,
+) -> Option<Job> {
+    if let Some(handler) = service.handler.demoted() {
         return Some(Job::Datagram {
-            handler: SharedDatagram::clone(handler),
+            handler: Arc::clone(handler),
             slow: service.slow.clone(),
             request,
-            reply_to,
+            link,
+            core,
         });
     }
     let slow = service.slow.as_ref()?;
+    let reply_to = ReplyTo {
+        core,
+        route: Route::Datagram {
+            link,
+            info: *request.info(),
+        },
+        consumed: 0,
+    };
     Some(Job::Serve {
         slow: Arc::clone(slow),
         request,

@@ -223,7 +223,13 @@ fn an_address_that_a_neighbour_has() {
         assert_refuses(
             &lab,
             Launch::echo(&lab),
-            &["neighbour", &theirs.to_string(), &link, SERVER_IF],
+            &[
+                "neighbour",
+                &theirs.to_string(),
+                &link,
+                SERVER_IF,
+                "--shared-address",
+            ],
         );
         change("delete");
         assert_starts(&lab, Launch::echo(&lab));

@@ -142,7 +142,7 @@ pub(super) mod tests_support {
     use crate::telemetry::Counters;
     use crate::wire::Local;
 
-    /// What the station `link`, which has `address`, answers to the frame `question`.
+    /// Returns the answer of the station `link`, which has `address`, to the frame `question`.
     pub(in crate::neighbour) fn answer_to(
         question: &[u8],
         link: EthernetAddress,

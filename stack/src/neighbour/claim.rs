@@ -1,4 +1,4 @@
-//! What stations say of an address in ARP and neighbour discovery: that they have it, or that they want it.
+//! Claims to addresses in ARP and neighbour discovery: a station has an address, or probes for it.
 
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ fn said_in_arp(frame: &[u8]) -> Option<(Address, EthernetAddress)> {
     Some((ipv4(&arp[14..18]), EthernetAddress::from_bytes(&arp[8..14])))
 }
 
-/// What an advertisement says (RFC 4861 section 7.2.5), if it gives a link address.
+/// The target of an advertisement and its link address (RFC 4861 section 7.2.5), if it gives one.
 fn said_in_advertisement(frame: &[u8]) -> Option<(Address, EthernetAddress)> {
     let message = message(frame, ADVERTISEMENT)?;
     let target = target(message);

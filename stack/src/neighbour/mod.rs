@@ -1,7 +1,7 @@
 //! ARP and neighbour discovery.
 //!
 //! * [`answer`]: questions about addresses that are ours alone are answered on their own frame, whoever asks.
-//! * [`question`]: what asks for an address, and [`claim`]: what a station says of one.
+//! * [`question`]: ARP requests and solicitations of ours, and [`claim`]: claims of others to an address.
 //! * [`resolver`]: the link addresses of the few next hops that connections of ours are opened through.
 //!
 //! Flows need no table of neighbours: they answer to the link address that their peer's frames come from.
@@ -13,7 +13,7 @@ mod resolver;
 
 pub(crate) use answer::answer;
 pub(crate) use claim::conflict;
-pub(crate) use question::Question;
+pub(crate) use question::{Question, solicited_node_link};
 pub use resolver::Reach;
 pub(crate) use resolver::Resolver;
 

@@ -14,6 +14,12 @@ use crate::wire::{Address, ETHERTYPE_ARP, ETHERTYPE_IPV6, IPV6_HEADER_BYTES, Lin
 /// ARP asks everybody; neighbour discovery a group (RFC 2464 section 7).
 pub(super) const BROADCAST: EthernetAddress = EthernetAddress([0xff; 6]);
 
+/// The link address of the solicited-node group of an IPv6 address (RFC 4291 section 2.7.1, RFC 2464 section 7).
+pub(crate) fn solicited_node_link(address: &Address) -> EthernetAddress {
+    let low = &address.octets()[13..];
+    EthernetAddress([0x33, 0x33, 0xff, low[0], low[1], low[2]])
+}
+
 /// The question who has `target`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Question {
@@ -32,9 +38,7 @@ impl Question {
         if self.target.is_ipv4() {
             return LinkHeader::new(BROADCAST, self.link, ETHERTYPE_ARP);
         }
-        let low = &self.target.octets()[13..];
-        let group = EthernetAddress([0x33, 0x33, 0xff, low[0], low[1], low[2]]);
-        LinkHeader::new(group, self.link, ETHERTYPE_IPV6)
+        LinkHeader::new(solicited_node_link(&self.target), self.link, ETHERTYPE_IPV6)
     }
 
     /// Bytes behind the link header.

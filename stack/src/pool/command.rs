@@ -4,8 +4,9 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::request::{BodySource, Response, Route};
+use super::request::{BodySource, Deferred, Response, Route};
 use crate::flow::FlowId;
+use crate::wire::LinkHeader;
 
 /// What other threads ask a core to do.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub(crate) enum Command {
     Abandoned { route: Route },
     /// A demoted handler wants to see more bytes first.
     NeedMore { flow: FlowId },
+    /// The core wants a demoted handler back: it is to handle the flow's request itself.
+    HandBack { flow: FlowId },
+    /// The same for a datagram; `link` is the link header of a reply.
+    HandBackDatagram { link: LinkHeader, request: Deferred },
     /// A demoted handler resets its connection.
     Abort { flow: FlowId },
     /// The next chunk of a streamed body (`None`: it is over), and its source if there may be more.

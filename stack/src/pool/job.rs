@@ -2,9 +2,10 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::command::{Command, Source};
+use super::demoted::Demoted;
 use super::mailbox::MailboxSender;
 use super::request::{Body, Deferred, ReplyTo, Responder, Response, Route, SlowPath};
 use crate::flow::FlowId;
@@ -12,11 +13,7 @@ use crate::interruptlet::{
     DatagramInterruptlet, DatagramOutcome, DatagramRequest, Info, Outbox, StreamInterruptlet,
     StreamOutcome, StreamRequest,
 };
-
-/// A handler that overran its budget too often and is now run by the pool, one call at a time.
-pub(crate) type SharedStream = Arc<Mutex<Box<dyn StreamInterruptlet>>>;
-/// As [`SharedStream`], for datagrams.
-pub(crate) type SharedDatagram = Arc<Mutex<Box<dyn DatagramInterruptlet>>>;
+use crate::wire::LinkHeader;
 
 /// Work for a pool thread.
 pub(crate) enum Job {
@@ -36,7 +33,7 @@ pub(crate) enum Job {
     Discard(Source),
     /// A stream request of a demoted handler: all unconsumed bytes of the flow.
     Stream {
-        handler: SharedStream,
+        handler: Arc<Demoted<dyn StreamInterruptlet>>,
         slow: Option<Arc<dyn SlowPath>>,
         request: Deferred,
         flow: FlowId,
@@ -44,10 +41,12 @@ pub(crate) enum Job {
     },
     /// A datagram of a demoted handler.
     Datagram {
-        handler: SharedDatagram,
+        handler: Arc<Demoted<dyn DatagramInterruptlet>>,
         slow: Option<Arc<dyn SlowPath>>,
         request: Deferred,
-        reply_to: ReplyTo,
+        /// The link header of a reply.
+        link: LinkHeader,
+        core: MailboxSender,
     },
 }
 
@@ -102,8 +101,9 @@ impl Job {
                 handler,
                 slow,
                 request,
-                reply_to,
-            } => run_datagram(&handler, slow, request, reply_to),
+                link,
+                core,
+            } => run_datagram(&handler, slow, request, link, core),
         }
     }
 }
@@ -112,7 +112,7 @@ impl Job {
 const IN_PLACE_ROOM_BYTES: usize = 2048;
 
 fn run_stream(
-    handler: &SharedStream,
+    handler: &Demoted<dyn StreamInterruptlet>,
     slow: Option<Arc<dyn SlowPath>>,
     request: &Deferred,
     flow: FlowId,
@@ -127,18 +127,14 @@ fn run_stream(
     let abandon = Responder::new(reply_to.clone());
     let (mut buffer, len) = with_room(request);
     let mut outbox = Outbox::default();
-    let outcome = {
-        let mut handler = handler.lock().unwrap_or_else(|broken| broken.into_inner());
-        handler
-            .handle(StreamRequest::new(
-                &mut buffer,
-                len,
-                Info::Told(request.info()),
-                &mut outbox,
-            ))
-            .into_outcome()
-    };
+    let stream_request =
+        StreamRequest::new(&mut buffer, len, Info::Told(request.info()), &mut outbox);
+    let outcome = handler.call(|handler| handler.handle(stream_request).into_outcome());
     abandon.disarm();
+    let Some(outcome) = outcome else {
+        reply_to.core.send(Command::HandBack { flow });
+        return;
+    };
     match outcome {
         StreamOutcome::NeedMore => reply_to.core.send(Command::NeedMore { flow }),
         StreamOutcome::Abort => reply_to.core.send(Command::Abort { flow }),
@@ -168,24 +164,28 @@ fn run_stream(
 }
 
 fn run_datagram(
-    handler: &SharedDatagram,
+    handler: &Demoted<dyn DatagramInterruptlet>,
     slow: Option<Arc<dyn SlowPath>>,
     request: Deferred,
-    reply_to: ReplyTo,
+    link: LinkHeader,
+    core: MailboxSender,
 ) {
-    let responder = Responder::new(reply_to);
+    let responder = Responder::new(ReplyTo {
+        core: core.clone(),
+        route: Route::Datagram {
+            link,
+            info: *request.info(),
+        },
+        consumed: 0,
+    });
     let (mut buffer, len) = with_room(&request);
     let mut outbox = Outbox::default();
-    let outcome = {
-        let mut handler = handler.lock().unwrap_or_else(|broken| broken.into_inner());
-        handler
-            .handle(DatagramRequest::new(
-                &mut buffer,
-                len,
-                request.info(),
-                &mut outbox,
-            ))
-            .into_outcome()
+    let datagram = DatagramRequest::new(&mut buffer, len, request.info(), &mut outbox);
+    let outcome = handler.call(|handler| handler.handle(datagram).into_outcome());
+    let Some(outcome) = outcome else {
+        responder.disarm();
+        core.send(Command::HandBackDatagram { link, request });
+        return;
     };
     match outcome {
         DatagramOutcome::Ignore => responder.disarm(),

@@ -6,12 +6,14 @@
 //! client holds one chunk of memory and no thread.
 
 mod command;
+mod demoted;
 mod job;
 mod mailbox;
 mod request;
 
 pub(crate) use command::{Command, Source};
-pub(crate) use job::{Job, SharedDatagram, SharedStream};
+pub(crate) use demoted::Demoted;
+pub(crate) use job::Job;
 pub(crate) use mailbox::{Mailbox, MailboxSender, Waker};
 pub use request::{Body, BodySource, Deferred, Responder, Response, SlowPath};
 pub(crate) use request::{ReplyTo, Route};
@@ -21,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
@@ -76,9 +78,9 @@ impl Pool {
     }
 
     /// Ends the threads, dropping the jobs that are still queued: their flows are gone. A thread that is
-    /// in a handler has until `until` to come back; nobody can make it. Returns how many did not: they
-    /// are left behind and end when their handler does.
-    pub(crate) fn stop(self, until: Instant) -> usize {
+    /// in a handler has until `is_over`, which is asked every few milliseconds, to come back; nobody can make it. Returns
+    /// how many did not: they are left behind and end when their handler does.
+    pub(crate) fn stop(self, mut is_over: impl FnMut() -> bool) -> usize {
         self.stopping.store(true, Ordering::Release);
         // Threads that wait for a job end once no submitter is left: the workers' are gone with them.
         drop(self.submitter);
@@ -90,7 +92,7 @@ impl Pool {
         loop {
             // A panic was caught and reported in `run`: joining a finished thread would add nothing.
             threads.retain(|thread| !thread.is_finished());
-            if threads.is_empty() || Instant::now() >= until {
+            if threads.is_empty() || is_over() {
                 return threads.len();
             }
             std::thread::sleep(LOOK_EVERY);
@@ -142,6 +144,7 @@ fn run(job: Job, stopping: &AtomicBool) {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
     use std::sync::atomic::AtomicUsize;
+    use std::time::Instant;
 
     use super::*;
     use crate::interruptlet::RequestInfo;
@@ -185,10 +188,6 @@ mod tests {
         }
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(50)
-    }
-
     fn wait_until(what: impl Fn() -> bool) {
         let until = Instant::now() + Duration::from_secs(10);
         while !what() {
@@ -200,7 +199,8 @@ mod tests {
     #[test]
     fn an_idle_pool_stops_at_once() {
         let pool = Pool::start(2, 4).unwrap();
-        assert_eq!(pool.stop(Instant::now() + Duration::from_secs(10)), 0);
+        let until = Instant::now() + Duration::from_secs(10);
+        assert_eq!(pool.stop(|| Instant::now() >= until), 0);
     }
 
     #[test]
@@ -221,7 +221,12 @@ mod tests {
             assert!(pool.submitter().try_submit(job(&stuck, &mailbox)).is_ok());
         }
         wait_until(|| stuck.begun.load(Ordering::SeqCst) == 1);
-        assert_eq!(pool.stop(soon()), 1, "one thread is in its handler");
+        let mut looks = 0;
+        let left = pool.stop(|| {
+            looks += 1;
+            looks > 3
+        });
+        assert_eq!(left, 1, "one thread is in its handler");
         // The two queued requests were given up, their frames with them.
         for _ in 0..2 {
             assert!(matches!(

@@ -137,6 +137,7 @@ impl Attachment {
             xdp,
             frames,
             conserved,
+            cut_short: false,
             slow_threads_left: 0,
         }
     }

@@ -105,7 +105,8 @@ pub enum StartError {
     /// A neighbour has an address that the stack is to have alone.
     #[error(
         "a neighbour has {address}: the station with link address {} on {interface} answers for it, or starts on it \
-         right now: choose another address, or take it from that station first",
+         right now: choose another address, take it from that station first, or, if it answers for every address \
+         (proxy ARP, some clouds), add {address} to {interface} (`ip address add`) and share it with --shared-address",
         Colons(*neighbour)
     )]
     NeighbourHasAddress {

@@ -1,13 +1,15 @@
 //! What the kernel knows of the interface.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use smoltcp::wire::EthernetAddress;
 
 use super::packet_socket::PacketSocket;
+use crate::neighbour::solicited_node_link;
+use crate::wire::Address;
 
 /// An interface of this network namespace.
 #[derive(Debug, Clone)]
@@ -121,7 +123,7 @@ pub(super) fn find(name: &str) -> io::Result<Option<Interface>> {
 }
 
 /// Returns the present number of receive queues, if sysfs shows this namespace.
-pub(super) fn receive_queues(name: &str, index: u32) -> Option<u32> {
+fn receive_queues(name: &str, index: u32) -> Option<u32> {
     queues_in_sysfs(name, index, "rx-")
 }
 
@@ -145,17 +147,15 @@ fn queues_in_sysfs(name: &str, index: u32, prefix: &str) -> Option<u32> {
     Some(queues as u32)
 }
 
-/// Makes the interface's filter let the solicited-node groups of our IPv6 addresses through, for as long
-/// as the result lives (packet(7), RFC 4291 section 2.7.1). The kernel would do so for addresses of its
-/// own.
+/// Makes the interface's filter let the solicited-node groups of `addresses` through, for as long as `socket` lives; IPv4
+/// addresses have none. The kernel would do so for addresses of its own.
 pub(super) fn join_solicited_node_groups(
+    socket: &PacketSocket,
     index: u32,
-    addresses: impl Iterator<Item = Ipv6Addr>,
-) -> io::Result<PacketSocket> {
-    let socket = PacketSocket::new()?;
-    for address in addresses {
-        let host = address.octets();
-        socket.join(index, [0x33, 0x33, 0xff, host[13], host[14], host[15]])?;
+    addresses: &[Address],
+) -> io::Result<()> {
+    for address in addresses.iter().filter(|address| !address.is_ipv4()) {
+        socket.join(index, solicited_node_link(address).0)?;
     }
-    Ok(socket)
+    Ok(())
 }

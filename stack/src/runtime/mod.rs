@@ -1,4 +1,5 @@
-//! Starting and stopping a stack. This file has the running stack: its health, its report, its end.
+//! Starting and stopping a stack. This file has the running stack: its health, its report, its end (`grace` has the time
+//! that this may take).
 //! `check` and `capabilities` refuse what cannot work before anything is changed, `probe` asks whether a
 //! neighbour has our addresses, `reserve` takes ports and groups from the kernel, `queues` binds the queues and looks
 //! what the attachment made of them, and `builder` puts the parts together. `unserved` answers for queues without a
@@ -9,6 +10,7 @@ mod builder;
 mod capabilities;
 mod check;
 mod error;
+mod grace;
 mod interface;
 mod packet_socket;
 mod probe;
@@ -28,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use interruptlet_xdp::Program;
 
+use self::grace::Grace;
 use self::reserve::Reservations;
 use self::unserved::Responder;
 use crate::arena::FrameCount;
@@ -90,6 +93,7 @@ impl Stack {
             xdp: self.kernel_counters(),
             conserved: frames.iter().all(|(_, count)| count.is_conserved()),
             frames,
+            cut_short: false,
             slow_threads_left: 0,
         }
     }
@@ -143,18 +147,15 @@ impl Stack {
     }
 
     /// Does what [`shutdown`](Self::shutdown) does, and ends the grace when `is_urgent`, which is asked every few
-    /// milliseconds, returns true.
+    /// milliseconds, returns true. [`Report::cut_short`] says whether connections were reset for that. Handlers of the
+    /// slow path have a second from then on.
     pub fn shutdown_unless(mut self, grace: Duration, is_urgent: impl Fn() -> bool) -> Report {
         self.set_state(RunState::Draining);
-        let mut until = Instant::now() + grace;
-        while Instant::now() < until && !self.all_finished() {
-            if is_urgent() {
-                until = Instant::now();
-            } else {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        let mut grace = Grace::new(Instant::now(), grace, &is_urgent);
+        while !self.all_finished() && !grace.is_over(Instant::now()) {
+            std::thread::sleep(Duration::from_millis(5));
         }
-        self.stop(until)
+        self.stop(grace)
     }
 
     fn set_state(&self, state: RunState) {
@@ -170,9 +171,11 @@ impl Stack {
             .all(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
     }
 
-    /// Ends everything now, except that slow-path handlers have until `until`, at least
+    /// Ends everything now, except that slow-path handlers have what is left of `grace`, at least
     /// [`SLOW_PATH_GRACE_MIN`].
-    fn stop(&mut self, until: Instant) -> Report {
+    fn stop(&mut self, mut grace: Grace<'_>) -> Report {
+        // From here on no connection is left that it could be cut short for.
+        let cut_short = grace.is_cut();
         self.set_state(RunState::Stopping);
         let mut ended = Vec::new();
         let mut complete = true;
@@ -210,8 +213,11 @@ impl Stack {
             arenas.push((queue, arena));
         }
 
-        let until = until.max(Instant::now() + SLOW_PATH_GRACE_MIN);
-        let slow_threads_left = self.pool.take().map_or(0, |pool| pool.stop(until));
+        grace.extend(SLOW_PATH_GRACE_MIN, Instant::now());
+        let slow_threads_left = self
+            .pool
+            .take()
+            .map_or(0, |pool| pool.stop(|| grace.is_over(Instant::now())));
         if slow_threads_left > 0 {
             log::warn!(
                 "{slow_threads_left} threads of the slow path are still in their handlers and are left \
@@ -224,6 +230,7 @@ impl Stack {
             xdp,
             frames,
             conserved: conserved && complete,
+            cut_short,
             slow_threads_left,
         }
     }
@@ -242,7 +249,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         if self.program.is_some() {
-            self.stop(Instant::now());
+            self.stop(Grace::new(Instant::now(), Duration::ZERO, &|| false));
         }
     }
 }

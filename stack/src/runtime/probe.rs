@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::wire::EthernetAddress;
 
 use super::StartError;
-use super::interface::Interface;
+use super::interface::{self, Interface};
 use super::packet_socket::PacketSocket;
 use crate::config::Config;
 use crate::neighbour::{Question, conflict};
@@ -65,9 +65,7 @@ pub(super) fn addresses(config: &Config, interface: &Interface) -> Result<(), St
 }
 
 fn ask(ours: &[Address], interface: &Interface) -> io::Result<Option<(IpAddr, EthernetAddress)>> {
-    let socket = PacketSocket::new()?;
-    socket.join(interface.index, ALL_NODES)?;
-    socket.listen(interface.index)?;
+    let socket = listen(ours, interface.index)?;
     // Nothing is ours yet: what claims one of our addresses is not to be refused for that.
     let local = Local::new(interface.link, &[], &[], interface.mtu);
     let mut frame = vec![0; interface.mtu + LINK_HEADER_BYTES_MAX];
@@ -100,6 +98,17 @@ fn ask(ours: &[Address], interface: &Interface) -> io::Result<Option<(IpAddr, Et
     }
 }
 
+/// A socket that hears answers to our questions, and others that probe for our addresses: a card lets through what goes to
+/// groups that were joined. Probes go to the solicited-node groups (RFC 4862 section 5.4.3).
+fn listen(ours: &[Address], interface_index: u32) -> io::Result<PacketSocket> {
+    let socket = PacketSocket::new()?;
+    socket.join(interface_index, ALL_NODES)?;
+    // A stack may run on another queue of the interface, which has joined these groups for itself: the kernel counts.
+    interface::join_solicited_node_groups(&socket, interface_index, ours)?;
+    socket.listen(interface_index)?;
+    Ok(socket)
+}
+
 fn ask_for(target: Address, link: EthernetAddress, socket: &PacketSocket) -> io::Result<()> {
     let question = Question {
         link,
@@ -126,5 +135,40 @@ fn wait(socket: &PacketSocket, timeout: Duration) -> io::Result<()> {
     match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::packet_socket::tests_support::unless_unprivileged;
+
+    /// Where the kernel lists the groups that the loopback interface has joined, as digits.
+    fn groups_of_loopback() -> Vec<String> {
+        let all = std::fs::read_to_string("/proc/thread-self/net/dev_mcast").unwrap();
+        all.lines()
+            .filter_map(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                (fields.get(1) == Some(&"lo")).then(|| fields[4].to_owned())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn it_listens_where_answers_and_others_probes_go() {
+        let ours = ["192.0.2.1", "2001:db8::77:1234", "2001:db8::77:5678"]
+            .map(|text| text.parse::<IpAddr>().unwrap().into());
+        let lo = nix::net::if_::if_nametoindex("lo").unwrap();
+        let Some(socket) = unless_unprivileged(listen(&ours, lo)) else {
+            return;
+        };
+        let groups = groups_of_loopback();
+        for group in ["333300000001", "3333ff771234", "3333ff775678"] {
+            assert!(
+                groups.iter().any(|joined| joined == group),
+                "{group}: {groups:?}"
+            );
+        }
+        drop(socket);
     }
 }

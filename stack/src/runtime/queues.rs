@@ -46,6 +46,13 @@ pub(super) fn check_served(config: &Config, interface: &Interface) -> Result<(),
     }
 }
 
+/// Returns those of an interface's `queues` receive queues that are not among `workers`, the queues with a worker.
+pub(super) fn without_worker(workers: &[u32], queues: u32) -> Vec<u32> {
+    (0..queues)
+        .filter(|queue| !workers.contains(queue))
+        .collect()
+}
+
 /// Binds `queues` in their order, in the mode that the configuration asks for.
 pub(super) fn bind_all(
     config: &Config,
@@ -156,12 +163,10 @@ fn served(
     now: Option<u32>,
     spread: Option<&[u32]>,
 ) -> Served {
-    let has_worker = |queue: &u32| workers.contains(queue);
-    let unserved: Vec<u32> = (0..now.unwrap_or(0))
-        .filter(|queue| !has_worker(queue))
-        .collect();
-    let all_before = before.is_some_and(|before| (0..before).all(|queue| has_worker(&queue)));
-    let is_steered = spread.is_some_and(|spread| spread.iter().all(has_worker));
+    let unserved = without_worker(workers, now.unwrap_or(0));
+    let all_before = before.is_some_and(|before| without_worker(workers, before).is_empty());
+    let is_steered =
+        spread.is_some_and(|spread| spread.iter().all(|queue| workers.contains(queue)));
     if unserved.is_empty() {
         Served::All
     } else if all_before && !is_steered {

@@ -91,6 +91,8 @@ pub struct Report {
     /// where it belongs, unless threads had to be left behind (see below): then loans are let pass, for
     /// they may be theirs.
     pub conserved: bool,
+    /// After a stop: whether the grace was cut short while connections were not finished, which were reset then.
+    pub cut_short: bool,
     /// After a stop: threads of the slow path that were still in a handler when the time was over. They
     /// are left behind and end when their handler does. Until then, if they hold requests in frames, the
     /// memory of their queues stays.

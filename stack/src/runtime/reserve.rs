@@ -2,7 +2,7 @@
 //! own, ports of shared ones.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
@@ -12,6 +12,7 @@ use super::interface::{self, Interface};
 use super::packet_socket::PacketSocket;
 use crate::config::Config;
 use crate::port::xsk::BindError;
+use crate::wire::Address;
 
 /// Held for as long as the stack runs.
 #[derive(Debug, Default)]
@@ -61,14 +62,16 @@ pub(super) fn reserve(
 }
 
 fn join_groups(config: &Config, interface: &Interface) -> Result<PacketSocket, StartError> {
-    let addresses = config
+    let addresses: Vec<Address> = config
         .addresses
         .iter()
-        .filter_map(|cidr| match cidr.address {
-            IpAddr::V6(v6) => Some(v6),
-            IpAddr::V4(_) => None,
-        });
-    interface::join_solicited_node_groups(interface.index, addresses).map_err(|source| {
+        .map(|cidr| cidr.address.into())
+        .collect();
+    let joined = PacketSocket::new().and_then(|socket| {
+        interface::join_solicited_node_groups(&socket, interface.index, &addresses)?;
+        Ok(socket)
+    });
+    joined.map_err(|source| {
         if source.kind() == io::ErrorKind::PermissionDenied {
             BindError::MissingNetRaw.into()
         } else {
@@ -100,7 +103,7 @@ fn take_port(kind: SocketType, address: SocketAddr) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+    use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 

@@ -1,5 +1,5 @@
-//! What of ARP, neighbour discovery and pings for addresses of ours arrives on a receive queue without a worker:
-//! the kernel gets it, which does not answer for us. One thread answers it, from a packet socket.
+//! Answers to ARP, neighbour discovery and pings for addresses of ours on receive queues without a worker. There the
+//! kernel gets these packets and does not answer for us: one thread answers them, from a packet socket.
 //!
 //! Broadcast ARP arrives on any queue that the card likes, often on the first, so that a server of a dedicated
 //! queue would be found by nobody. TCP and UDP are not served here: they have to be steered to a queue with a
@@ -14,8 +14,9 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::StartError;
-use super::interface::{self, Interface};
+use super::interface::Interface;
 use super::packet_socket::PacketSocket;
+use super::queues::without_worker;
 use crate::Instant;
 use crate::arena::{Arena, Owner};
 use crate::config::Config;
@@ -49,9 +50,10 @@ impl Responder {
         interface: &Interface,
     ) -> Result<Option<Self>, StartError> {
         let own = !config.shared_address || !config.sources.is_empty();
-        let queues = interface::receive_queues(&config.interface, interface.index);
-        let is_served = |queue| config.queues.contains(&queue);
-        if !own || queues.is_some_and(|queues| (0..queues).all(is_served)) {
+        let all_served = interface
+            .queues_now()
+            .is_some_and(|queues| without_worker(&config.queues, queues).is_empty());
+        if !own || all_served {
             return Ok(None);
         }
         Self::start(config, interface)
@@ -63,7 +65,7 @@ impl Responder {
     }
 
     fn start(config: &Config, interface: &Interface) -> io::Result<Self> {
-        // Of shared addresses the kernel answers.
+        // The kernel answers for shared addresses.
         let addresses = if config.shared_address {
             &[][..]
         } else {
@@ -88,7 +90,7 @@ impl Responder {
         })
     }
 
-    /// What was answered: `unserved_queue_answers`, and nothing else.
+    /// The counters of the thread: it counts `unserved_queue_answers`, and nothing else.
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -149,7 +151,7 @@ struct Answerer {
     local: Local,
     icmp: Icmp,
     egress: Egress,
-    /// What `neighbour` and `icmp` count, of the kernel's traffic too: for nobody.
+    /// Takes the counts of `neighbour` and `icmp`, which nobody reads: they include the kernel's traffic.
     unread: Counters,
     counters: Arc<Counters>,
 }

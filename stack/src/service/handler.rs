@@ -1,29 +1,29 @@
 //! The handler of a service on one core: where it is, and calling it there.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use super::budget::{Budget, Spent};
 use crate::Instant;
 use crate::clock::Clock;
+use crate::pool::Demoted;
 
 /// A service's handler: on the core, or with the pool because it overran its budget too often.
 pub(crate) struct Handler<T: ?Sized> {
     fast: Option<Box<T>>,
-    /// The handler while the pool may be running it: as long as jobs for it are under way, it stays here even if the
-    /// core runs it again.
-    shared: Option<Arc<Mutex<Box<T>>>>,
+    /// The pool's handle while the handler is not on the core.
+    demoted: Option<Arc<Demoted<T>>>,
 }
 
 impl<T: ?Sized> Handler<T> {
     pub(crate) fn new(handler: Box<T>) -> Self {
         Self {
             fast: Some(handler),
-            shared: None,
+            demoted: None,
         }
     }
 
     /// Calls the handler on the core, and measures the call if the handler is suspected. `None` if the call is the
-    /// pool's to make: the handler is demoted, or the pool is running it at this moment.
+    /// pool's to make: the handler is demoted, or it is to come back and the pool is still running it.
     #[inline]
     pub(crate) fn run<R>(
         &mut self,
@@ -50,62 +50,35 @@ impl<T: ?Sized> Handler<T> {
         if !budget.admits(now) {
             return None;
         }
-        self.take_back();
-        let mut guard;
-        let handler = match &mut self.fast {
-            Some(handler) => handler,
-            None => {
-                guard = try_lock(self.shared.as_ref()?)?;
-                &mut guard
-            }
-        };
+        if let Some(demoted) = &self.demoted {
+            self.fast = Some(demoted.try_take_back()?);
+            self.demoted = None;
+        }
+        let handler = self.fast.as_mut()?;
         let before = clock.thread_time();
         let result = call(handler);
         budget.charge(&Spent::between(&before, &clock.thread_time()));
         Some(result)
     }
 
-    /// Takes the handler back from the pool if no job for it is left.
-    fn take_back(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            match Arc::try_unwrap(shared) {
-                Ok(handler) => {
-                    let handler = handler.into_inner();
-                    self.fast = Some(handler.unwrap_or_else(PoisonError::into_inner));
-                }
-                Err(shared) => self.shared = Some(shared),
-            }
-        }
-    }
-
-    /// The handler, if the pool may run it.
-    pub(crate) fn shared(&self) -> Option<&Arc<Mutex<Box<T>>>> {
-        self.shared.as_ref()
+    /// The handler for a job of the pool, if it is with the pool.
+    pub(crate) fn demoted(&self) -> Option<&Arc<Demoted<T>>> {
+        self.demoted.as_ref()
     }
 
     /// Calls the handler on the core, wherever it belongs; `None` if the pool is running it right now. For
     /// the short answers that only a handler can give when the pool has no room.
     pub(crate) fn call<R>(&mut self, call: impl FnOnce(&mut T) -> R) -> Option<R> {
-        if let Some(handler) = &mut self.fast {
-            return Some(call(handler));
+        match &mut self.fast {
+            Some(handler) => Some(call(handler)),
+            None => self.demoted.as_ref()?.try_call(call),
         }
-        let mut handler = try_lock(self.shared.as_ref()?)?;
-        Some(call(&mut handler))
     }
 
     /// Moves the handler to the pool.
     pub(crate) fn demote(&mut self) {
         if let Some(handler) = self.fast.take() {
-            self.shared = Some(Arc::new(Mutex::new(handler)));
+            self.demoted = Some(Arc::new(Demoted::new(handler)));
         }
-    }
-}
-
-/// Locks without waiting. A handler that panicked on a pool thread is used on, as by the pool itself.
-fn try_lock<T: ?Sized>(handler: &Mutex<Box<T>>) -> Option<MutexGuard<'_, Box<T>>> {
-    match handler.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(broken)) => Some(broken.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
     }
 }

@@ -94,7 +94,7 @@ impl StreamPort {
     }
 }
 
-/// What an event of one turn may use: where to send, where to count, the time, and the clock for calls of handlers
+/// The means of an event in one turn: where to send, where to count, the time, and the clock for calls of handlers
 /// that are measured.
 pub(crate) struct Turn<'a> {
     pub(crate) egress: &'a mut Egress,
@@ -528,9 +528,9 @@ impl Tcp {
         true
     }
 
-    /// What becomes of a flow that needs an engine when there is none: what its peer will send again is dropped,
-    /// what is in flight is sent again as it is, and what a handler or the client has begun and cannot be
-    /// finished ends the connection. One that was only to have an engine goes on without.
+    /// Carries on a flow that needs an engine when there is none: what its peer will send again is dropped, what is in
+    /// flight is sent again as it is, and what a handler or the client has begun and cannot be finished ends the
+    /// connection. A flow that was only to have an engine goes on without.
     fn do_without(
         &mut self,
         id: FlowId,
@@ -544,7 +544,17 @@ impl Tcp {
                     context.turn.counters.direct_segments.increment();
                     direct.receive(frame, segment, context)
                 }
-                (Done::Nothing, reason, frame, _) => {
+                (
+                    Done::Nothing
+                    // The pool's to handle, from the first byte on.
+                    | Done::Handled {
+                        consumed: 0,
+                        outcome: None,
+                    },
+                    reason,
+                    frame,
+                    _,
+                ) => {
                     if let Some(frame) = frame {
                         context.turn.egress.arena.free(frame);
                     }
@@ -788,6 +798,14 @@ impl Tcp {
     pub(crate) fn need_more(&mut self, id: FlowId, turn: &mut Turn<'_>) {
         self.with(id, turn, |connection, resources, turn| {
             connection.need_more(turn);
+            connection.converse(id, Window::default(), resources, turn);
+        });
+    }
+
+    /// The pool hands a request back that it was to show to a demoted handler.
+    pub(crate) fn take_back(&mut self, id: FlowId, turn: &mut Turn<'_>) {
+        self.with(id, turn, |connection, resources, turn| {
+            connection.take_back();
             connection.converse(id, Window::default(), resources, turn);
         });
     }

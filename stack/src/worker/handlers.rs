@@ -1,4 +1,4 @@
-//! What becomes of handlers that overrun their budget: carried out, counted and told.
+//! Handlers that overrun their budget: demotes them, counts, and warns.
 
 use crate::Instant;
 use crate::clock;
@@ -10,7 +10,7 @@ pub(super) struct Handlers {
     warnings: RateLimit,
 }
 
-/// Which service it is about.
+/// Names the service of a handler.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Service {
     pub(super) protocol: &'static str,

@@ -283,7 +283,7 @@ impl<P: Port> Worker<P> {
         let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
         let now = turn.now;
         self.tcp.expire(budget::TIMERS, &mut turn);
-        // What many connections' deadlines took says nothing of a handler.
+        // The time that many connections' deadlines took says nothing of a handler.
         self.tcp.take_called();
         // What became of connections here, the client may act on in the next turn.
         self.client_stirred = self.tcp.flush(&mut turn);
@@ -429,6 +429,15 @@ impl<P: Port> Worker<P> {
                 route: Route::Datagram { .. },
             } => turn.counters.deferred_abandoned.increment(),
             Command::NeedMore { flow } => self.tcp.need_more(flow, &mut turn),
+            Command::HandBack { flow } => self.tcp.take_back(flow, &mut turn),
+            Command::HandBackDatagram { link, request } => self.udp.take_back(
+                &request,
+                link,
+                turn.now,
+                clock,
+                &mut self.egress,
+                &self.counters,
+            ),
             Command::Abort { flow } => self.tcp.abort(flow, &mut turn),
             Command::Chunk {
                 flow,

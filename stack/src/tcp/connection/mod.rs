@@ -620,6 +620,12 @@ impl Connection {
         self.request_since.get_or_insert(turn.now);
     }
 
+    /// The pool hands the request back: the handler is to be shown it here.
+    pub(super) fn take_back(&mut self) {
+        self.deferred = false;
+        self.shown = None;
+    }
+
     /// The slow path will not answer.
     pub(super) fn abandon(&mut self) {
         self.deferred = false;

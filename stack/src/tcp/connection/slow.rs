@@ -1,12 +1,14 @@
 //! What a connection has to do with the slow path: deferring, demoted handlers, and what the client gets
 //! when there is no room.
 
+use std::sync::Arc;
+
 use super::{Connection, Window};
 use crate::flow::FlowId;
 use crate::interruptlet::{
     Info, RequestInfo, StreamInterruptlet, StreamOutcome, StreamReply, StreamRequest,
 };
-use crate::pool::{Deferred, Job, ReplyTo, Responder, Route, SharedStream};
+use crate::pool::{Deferred, Job, ReplyTo, Responder, Route};
 use crate::tcp::{Resources, Turn};
 
 /// The parts of [`StreamInterruptlet`] that answer instead of handling.
@@ -89,13 +91,13 @@ impl Connection {
         turn: &Turn<'_>,
     ) {
         let service = &resources.ports[self.service];
-        let Some(handler) = service.handler.shared() else {
+        let Some(handler) = service.handler.demoted() else {
             return;
         };
         let bytes = &mut resources.scratch[..available];
         let copied = self.engine.socket().peek_slice(bytes).unwrap_or(0);
         let job = Job::Stream {
-            handler: SharedStream::clone(handler),
+            handler: Arc::clone(handler),
             slow: service.slow.clone(),
             request: Deferred::copied(&bytes[..copied], info),
             flow: id,
