@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Left for the network, for files that are read into the cache and for looks at files.
+/// Left for the network, for files that are read into the cache and for looks at files: 17 with one queue, three more for
+/// each other one, and some for each thread that opens files.
 const RESERVED: u64 = 128;
+/// Left at least, where the limit allows few in all.
+const RESERVED_MIN: u64 = 32;
 
 /// Allows this process as many descriptors as the system lets it have without privileges.
 pub fn raise_limit() {
@@ -28,9 +31,12 @@ pub fn streams_allowed() -> u64 {
     within(getrlimit(Resource::Nofile).current)
 }
 
-/// Of a small `limit`, a quarter is reserved. No limit is `None`.
+/// The streams that a `limit` allows: a quarter of a small one is reserved, or more. No limit is `None`.
 fn within(limit: Option<u64>) -> u64 {
-    limit.map_or(u64::MAX, |limit| limit - RESERVED.min(limit.div_ceil(4)))
+    limit.map_or(u64::MAX, |limit| {
+        let reserved = limit.div_ceil(4).clamp(RESERVED_MIN, RESERVED);
+        limit.saturating_sub(reserved)
+    })
 }
 
 /// Counts the files that are being sent.
@@ -81,7 +87,9 @@ mod tests {
         for (limit, streams) in [
             (Some(0), 0),
             (Some(1), 0),
-            (Some(64), 48),
+            (Some(32), 0),
+            (Some(64), 32),
+            (Some(256), 192),
             (Some(1024), 896),
             (None, u64::MAX),
         ] {
