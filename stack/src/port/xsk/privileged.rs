@@ -1,6 +1,7 @@
 //! Tests with real AF_XDP sockets, which need root, on the loopback interface of a network namespace of their own.
 //!
-//! Without root they fail, unless `ILET_UNPRIVILEGED=1` says that this is expected.
+//! `ILET_UNPRIVILEGED=1` skips them; else they fail without root. They are to run one at a time: a child process that
+//! another test is just starting has a copy of this one's descriptors for a moment, and so keeps its queue bound.
 
 use std::panic::resume_unwind;
 use std::process::Command;
@@ -13,13 +14,13 @@ use crate::port::settle;
 
 /// Runs `body` in a thread with a network namespace of its own, in which the loopback interface is up.
 fn in_namespace(body: impl FnOnce() + Send) {
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("ILET_UNPRIVILEGED").is_some_and(|value| value == "1"),
-            "needs root: run the tests as root, or set ILET_UNPRIVILEGED=1 to go without this one"
-        );
+    if std::env::var_os("ILET_UNPRIVILEGED").is_some_and(|value| value == "1") {
         return;
     }
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "needs root: run the tests as root, or set ILET_UNPRIVILEGED=1 to go without this one"
+    );
     let enter = || {
         // SAFETY: the network namespace says which network system calls see. It holds no memory, and
         // file descriptors stay what they are.
