@@ -51,7 +51,7 @@ class Bench:
             )
             self.channels(link, 2)
             self.namespace.set_mtu(link, MTU)
-            self.namespace.run("ip", "neigh", "flush", "dev", link.tap)
+            self.forget_neighbours(link)
         self.guest.run(f"ethtool -X {IGB.card} default")
 
     def channels(self, link, count):
@@ -74,7 +74,7 @@ class Bench:
         text = self.guest.must(f"ethtool -S {link.card}")
         return sum(int(n) for n in re.findall(r"^\s*rx_(?:drops|dropped|errors|length_errors|over_errors): (\d+)$", text, re.M))
 
-    def server(self, program, link, *args, queues=(0, 1), own=True, before=""):
+    def server(self, program, link, *args, queues=(0, 1), own=True):
         """Returns a server on `link`, to be used in a `with` statement. It has addresses of its own there if `own`."""
         addresses = ["--address", f"{link.server4}/24", "--address", f"{link.server6}/64"] if own else []
         cores = ",".join(str(n % 2) for n, _ in enumerate(queues))
@@ -83,8 +83,16 @@ class Bench:
             self.make_site()
         return Server(
             self.guest, program, "--interface", link.card, *addresses, "--queues", ",".join(map(str, queues)),
-            "--cores", cores, *site, *args, before=before,
+            "--cores", cores, *site, *args, on_ready=lambda: self.forget_neighbours(link),
         )
+
+    def forget_neighbours(self, link):
+        """Has the host's kernel ask for link addresses anew.
+
+        A connection of an earlier server may have asked while there was none: the question, and all that waits for its
+        answer, would fail within a moment of the next server's start.
+        """
+        self.namespace.run("ip", "neigh", "flush", "dev", link.tap)
 
     def make_site(self):
         """Puts FILES into the shared folder and into the guest, unless they are there."""

@@ -48,12 +48,13 @@ class Server:
 
     _count = 0
 
-    def __init__(self, guest, program, *args, before=""):
-        """Prepares `program` with `args`; `before` is shell text in front of it, such as `exec setpriv ...`."""
+    def __init__(self, guest, program, *args, on_ready=lambda: None):
+        """Prepares `program` with `args`; `on_ready` is called when it has said that it is ready."""
         Server._count += 1
         self.guest = guest
         self.name = f"{program}-{Server._count}"
-        self.command = f"{before} /share/bin/{program} {' '.join(shlex.quote(arg) for arg in args)}"
+        self.command = f"/share/bin/{program} {' '.join(shlex.quote(arg) for arg in args)}"
+        self._on_ready = on_ready
         self.pid = None
         self.ready = ""
 
@@ -86,6 +87,7 @@ class Server:
         if not text.startswith("ready:"):
             raise LabError(f"{self.command} did not get ready: {self.errors().strip() or 'it said nothing'}")
         self.ready = text.strip()
+        self._on_ready()
 
     def refused(self):
         """Starts a server that is to refuse to start; returns its exit code and its error output."""
