@@ -19,7 +19,7 @@ MODULES = (
     "virtio_pci", "virtio_console", "virtio_net", "igb", "veth", "bridge", "tun", "af_packet", "sch_netem",
     "9p", "9pnet_virtio", "ipv6",
 )
-# Fixed on the kernel's command line, and so the same in every guest.
+# Names that the guest and QEMU's command line (see guest) have in common, and the word that says that commands are taken.
 SHELL_CONSOLE = "hvc0"
 AGENT_PORT = "ilet.agent"
 READY = "ilet-guest-ready"

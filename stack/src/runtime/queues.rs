@@ -123,9 +123,8 @@ fn check_range(config: &Config, queues: Option<u32>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Checks that the queues asked for can send. The kernel binds a socket to a queue that can only receive as well: Linux
-/// 7.3's virtio_net then sends nothing, in copy mode the kernel has no such queue to send with, and the next attachment
-/// crashes the kernel (scripts/vm-lab showed both).
+/// Checks that the queues asked for can send. The kernel binds a socket to a queue that can only receive as well. With
+/// Linux 7.3.4's virtio_net in zero-copy mode nothing was sent then, and the kernel crashed at the next attachment.
 fn check_can_send(config: &Config, transmit: Option<u32>) -> Result<(), StartError> {
     if let Some(transmit) = transmit
         && let Some(queue) = config.queues.iter().find(|queue| **queue >= transmit)
