@@ -72,6 +72,7 @@ pub mod flow;
 mod icmp;
 pub mod interruptlet;
 mod neighbour;
+mod panics;
 pub mod pool;
 pub mod port;
 mod runtime;

@@ -195,7 +195,9 @@ counters! {
     /// Measured handler calls that took longer than their budget because their core was taken away meanwhile. Nobody
     /// is charged for them.
     handler_preemptions,
-    /// Times that a handler was moved to the slow path for overrunning.
+    /// Calls of a handler that panicked; their connections were reset, their datagrams dropped.
+    handler_panics,
+    /// Times that a handler was moved to the slow path for overrunning its budget or for panicking.
     services_demoted,
     /// Times that a handler came back from there, to be tried again.
     services_returned,

@@ -172,7 +172,7 @@ impl Udp {
         let outcome = match outcome {
             Some(outcome) => {
                 self.called = Some(index);
-                outcome
+                outcome.unwrap_or(DatagramOutcome::Ignore)
             }
             // The handler is with the pool.
             None => DatagramOutcome::Defer,
@@ -292,10 +292,15 @@ impl Udp {
         let buffer = &mut egress.arena.buffer_mut(&mut frame)[start..];
         let room = payload_max.min(buffer.len()).max(len);
         let request = DatagramRequest::new(&mut buffer[..room], len, &info, &mut self.outbox);
-        // A handler that the pool is running at this moment says nothing.
-        let outcome = self.ports[index]
+        // A handler that the pool is running at this moment says nothing, nor does one that panics.
+        let service = &mut self.ports[index];
+        self.called = Some(index);
+        let outcome = service
             .handler
-            .call(|handler| handler.overloaded(request).into_outcome())
+            .call(&mut service.budget, info.now, |handler| {
+                handler.overloaded(request).into_outcome()
+            })
+            .and_then(Result::ok)
             .unwrap_or(DatagramOutcome::Ignore);
         self.carry_out(outcome, frame, packet, payload_max, egress, counters);
     }

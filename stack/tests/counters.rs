@@ -99,6 +99,7 @@ const SCENARIOS: &[Scenario] = &[
         overruns,
     ),
     (&["handler_preemptions"], preemptions),
+    (&["handler_panics"], panics),
     (&["request_timeouts"], slow_request),
     (&["idle_timeouts"], idle),
     (&["stall_timeouts"], stalled),
@@ -423,6 +424,20 @@ fn preemptions() -> Sim {
     for _ in 0..2 {
         exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
     }
+    sim
+}
+
+struct Panics;
+
+impl DatagramInterruptlet for Panics {
+    fn handle(&mut self, _: DatagramRequest<'_>) -> DatagramReply {
+        panic!("it always does")
+    }
+}
+
+fn panics() -> Sim {
+    let mut sim = worker(|config| config.datagrams = vec![datagram(Panics)]);
+    exchange(&mut sim, &udp(ends(), (5000, PORT), b"x"));
     sim
 }
 

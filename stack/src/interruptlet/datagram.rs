@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::{Outbox, RequestInfo};
 use crate::Instant;
 
-/// A handler for the datagrams of a UDP port.
+/// A handler for the datagrams of a UDP port. A call that panics drops its datagram; otherwise that is as with a
+/// [`StreamInterruptlet`](super::StreamInterruptlet).
 pub trait DatagramInterruptlet: Send {
     /// Handles one datagram. Must not block; its run time is measured against the configured budget.
     fn handle(&mut self, request: DatagramRequest<'_>) -> DatagramReply;

@@ -13,6 +13,10 @@ use crate::wire::FlowKey;
 /// The core calls [`handle`](Self::handle) with everything received and not consumed yet, again and
 /// again while it consumes something, and not while a deferred request or a large reply of the same
 /// connection is outstanding: so replies to pipelined requests leave in order without the handler's help.
+///
+/// A call that panics resets its connection; the core goes on and calls the handler again, so its state should make sense
+/// at every point where it may panic. A handler that panics eight times within ten seconds runs on the slow path for a
+/// while.
 pub trait StreamInterruptlet: Send {
     /// Handles the request at the front of `request.bytes()`. Must not block; its run time is measured
     /// against the configured budget.

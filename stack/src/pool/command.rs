@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::request::{BodySource, Deferred, Response, Route};
 use crate::flow::FlowId;
+use crate::panics::Panicked;
 use crate::wire::LinkHeader;
 
 /// What other threads ask a core to do.
@@ -25,6 +26,12 @@ pub(crate) enum Command {
     HandBack { flow: FlowId },
     /// The same for a datagram; `link` is the link header of a reply.
     HandBackDatagram { link: LinkHeader, request: Deferred },
+    /// A demoted handler panicked about a request to `port`: its connection is to be reset.
+    Panicked {
+        route: Route,
+        port: u16,
+        panicked: Panicked,
+    },
     /// A demoted handler resets its connection.
     Abort { flow: FlowId },
     /// The next chunk of a streamed body (`None`: it is over), and its source if there may be more.

@@ -3,11 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use crate::panics::{Panicked, contain};
+
 /// A demoted handler: the pool runs it, one call at a time, until the core takes it back.
 ///
 /// A busy pool has the mutex locked nearly all the time, and the core does not wait for it. The core therefore says
 /// first that it wants the handler; from then on the pool makes no call and hands requests back, and the mutex is free as soon as
 /// the call that goes on is done.
+///
+/// A panic of the handler ends its call and nothing else: the mutex is not poisoned, and the handler is used on.
 #[derive(Debug)]
 pub(crate) struct Demoted<T: ?Sized> {
     /// `None` once the core has it back.
@@ -26,20 +30,25 @@ impl<T: ?Sized> Demoted<T> {
 
     /// Calls the handler on a thread of the pool, after the calls of other threads. `None` if the call is the core's to
     /// make, which has the handler or wants it.
-    pub(super) fn call<R>(&self, call: impl FnOnce(&mut T) -> R) -> Option<R> {
-        // A handler that panicked is used on.
+    pub(super) fn call<R>(&self, call: impl FnOnce(&mut T) -> R) -> Option<Result<R, Panicked>> {
         let mut handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at after the wait for the mutex: a request that came back while another thread's call goes on would
         // only be sent here again.
         if self.is_wanted.load(Ordering::Relaxed) {
             return None;
         }
-        handler.as_deref_mut().map(call)
+        let handler = handler.as_deref_mut()?;
+        Some(contain(|| call(handler)))
     }
 
     /// Calls the handler on the core, without waiting; `None` if the pool is running it.
-    pub(crate) fn try_call<R>(&self, call: impl FnOnce(&mut T) -> R) -> Option<R> {
-        self.try_lock()?.as_deref_mut().map(call)
+    pub(crate) fn try_call<R>(
+        &self,
+        call: impl FnOnce(&mut T) -> R,
+    ) -> Option<Result<R, Panicked>> {
+        let mut handler = self.try_lock()?;
+        let handler = handler.as_deref_mut()?;
+        Some(contain(|| call(handler)))
     }
 
     /// Takes the handler back to the core, without waiting. `None` if the pool is running it: then it is the core's for
@@ -65,9 +74,9 @@ mod tests {
     #[test]
     fn the_core_gets_it_as_soon_as_no_call_goes_on_and_no_other_is_made() {
         let demoted = Demoted::<u32>::new(Box::new(7));
-        assert_eq!(demoted.try_call(|number| *number), Some(7));
+        assert_eq!(demoted.try_call(|number| *number), Some(Ok(7)));
         let during = demoted.call(|_| (demoted.try_call(|_| ()), demoted.try_take_back()));
-        assert_eq!(during, Some((None, None)));
+        assert_eq!(during, Some(Ok((None, None))));
         assert_eq!(demoted.call(|number| *number), None);
         assert_eq!(demoted.try_take_back(), Some(Box::new(7)));
         // For jobs that are still queued.
@@ -78,9 +87,12 @@ mod tests {
     #[test]
     fn one_that_panicked_is_used_on() {
         let demoted = Demoted::<u32>::new(Box::new(7));
-        let call = std::panic::AssertUnwindSafe(|| demoted.call(|_| panic!("for a test")));
-        assert!(std::panic::catch_unwind(call).is_err());
-        assert_eq!(demoted.call(|number| *number), Some(7));
+        let panicked = || Some(Err(Panicked("for a test".into())));
+        let during = demoted.call::<()>(|_| panic!("for a test"));
+        assert_eq!(during, panicked());
+        assert_eq!(demoted.try_call::<()>(|_| panic!("for a test")), panicked());
+        assert!(!demoted.handler.is_poisoned());
+        assert_eq!(demoted.call(|number| *number), Some(Ok(7)));
         assert_eq!(demoted.try_take_back(), Some(Box::new(7)));
     }
 }

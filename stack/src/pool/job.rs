@@ -123,17 +123,25 @@ fn run_stream(
         route: Route::Flow(flow),
         consumed: 0,
     };
-    // Until the outcome is known, an unwinding handler abandons the request.
-    let abandon = Responder::new(reply_to.clone());
     let (mut buffer, len) = with_room(request);
     let mut outbox = Outbox::default();
     let stream_request =
         StreamRequest::new(&mut buffer, len, Info::Told(request.info()), &mut outbox);
     let outcome = handler.call(|handler| handler.handle(stream_request).into_outcome());
-    abandon.disarm();
-    let Some(outcome) = outcome else {
-        reply_to.core.send(Command::HandBack { flow });
-        return;
+    let outcome = match outcome {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(panicked)) => {
+            reply_to.core.send(Command::Panicked {
+                route: reply_to.route,
+                port: request.info().local.port(),
+                panicked,
+            });
+            return;
+        }
+        None => {
+            reply_to.core.send(Command::HandBack { flow });
+            return;
+        }
     };
     match outcome {
         StreamOutcome::NeedMore => reply_to.core.send(Command::NeedMore { flow }),
@@ -170,23 +178,34 @@ fn run_datagram(
     link: LinkHeader,
     core: MailboxSender,
 ) {
-    let responder = Responder::new(ReplyTo {
-        core: core.clone(),
-        route: Route::Datagram {
-            link,
-            info: *request.info(),
-        },
-        consumed: 0,
-    });
+    let route = Route::Datagram {
+        link,
+        info: *request.info(),
+    };
     let (mut buffer, len) = with_room(&request);
     let mut outbox = Outbox::default();
     let datagram = DatagramRequest::new(&mut buffer, len, request.info(), &mut outbox);
     let outcome = handler.call(|handler| handler.handle(datagram).into_outcome());
-    let Some(outcome) = outcome else {
-        responder.disarm();
-        core.send(Command::HandBackDatagram { link, request });
-        return;
+    let outcome = match outcome {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(panicked)) => {
+            core.send(Command::Panicked {
+                route,
+                port: request.info().local.port(),
+                panicked,
+            });
+            return;
+        }
+        None => {
+            core.send(Command::HandBackDatagram { link, request });
+            return;
+        }
     };
+    let responder = Responder::new(ReplyTo {
+        core,
+        route,
+        consumed: 0,
+    });
     match outcome {
         DatagramOutcome::Ignore => responder.disarm(),
         DatagramOutcome::InPlace { len } => {

@@ -1,4 +1,5 @@
-//! The run-time budget of a handler: which time counts against it, and when a handler that overruns it leaves the core.
+//! The run-time budget of a handler: which time counts against it, and when a handler that overruns it, or panics,
+//! leaves the core.
 
 use std::fmt;
 
@@ -13,6 +14,9 @@ use crate::{Duration, Instant};
 /// the time. Each call of a suspected handler is measured with the clock of the thread. An overrun adds to the handler's
 /// score, and a call within the budget takes one off. At [`CLEARED_SCORE`] the handler is trusted again. At
 /// [`DEMOTED_SCORE`] the pool runs it for a while, after which it returns to the core, suspected.
+///
+/// A handler that panics is suspected, too. [`PANICS_MAX`] panics within [`PANICS_WITHIN`] raise its score to
+/// [`DEMOTED_SCORE`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     /// In nanoseconds.
@@ -25,6 +29,9 @@ pub(crate) struct Budget {
     away: Duration,
     /// When the handler comes back, while it is away.
     back_at: Option<Instant>,
+    /// Times of the last panics, one less than [`PANICS_MAX`], in a ring whose oldest is at `oldest_panic`.
+    panics: [Option<Instant>; PANICS_MAX - 1],
+    oldest_panic: usize,
     /// Events since the last [`settle`](Self::settle).
     news: News,
 }
@@ -50,6 +57,9 @@ const AWAY_MAX: Duration = Duration::from_secs(256);
 /// Ratio of a handler's time away to the duration of its overruns, at least. It limits the share of the core's time that
 /// a handler that blocks in every call can take to one in this number.
 const AWAY_TIMES: u64 = 128;
+/// Panics within [`PANICS_WITHIN`] that move a handler to the pool.
+const PANICS_MAX: usize = 8;
+const PANICS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Events of a handler in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +70,10 @@ pub(crate) struct News {
     pub(crate) overruns: u32,
     /// Calls that took longer than the budget only because the core was taken away in the middle of them.
     pub(crate) preemptions: u32,
+    /// Calls that panicked.
+    pub(crate) panics: u32,
+    /// They were so many that it is to be demoted for them.
+    pub(crate) too_many_panics: bool,
     /// It came back to the core.
     pub(crate) returned: bool,
     /// It is trusted again.
@@ -144,6 +158,8 @@ impl Budget {
             overran: 0,
             away: Duration::ZERO,
             back_at: None,
+            panics: [None; PANICS_MAX - 1],
+            oldest_panic: 0,
             news: News::default(),
         }
     }
@@ -189,6 +205,19 @@ impl Budget {
         self.overran = self.overran.saturating_add(overrun.nanos());
         self.news.overruns += 1;
         self.news.last = overrun;
+    }
+
+    /// Notes a call that panicked at `now`.
+    pub(super) fn note_panic(&mut self, now: Instant) {
+        self.news.panics += 1;
+        self.score = self.score.max(SUSPECTED_SCORE);
+        let oldest = self.panics[self.oldest_panic].replace(now);
+        self.oldest_panic = (self.oldest_panic + 1) % self.panics.len();
+        if oldest.is_some_and(|oldest| now - oldest <= PANICS_WITHIN) {
+            self.panics = Default::default();
+            self.score = self.score.max(DEMOTED_SCORE);
+            self.news.too_many_panics = true;
+        }
     }
 
     /// Returns the events of a frame that took `frame_nanos`, ended at `nanos`, and called the handler `calls` times;

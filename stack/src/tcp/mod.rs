@@ -44,7 +44,7 @@ use crate::config::{Cidr, ENGINE_RX_BYTES, ENGINE_TX_BYTES, Limits, SCRATCH_ROOM
 use crate::device::{Device, Translation};
 use crate::egress::Egress;
 use crate::flow::{FlowId, FlowTable};
-use crate::interruptlet::{Outbox, StreamInterruptlet, StreamOutcome, StreamRequest};
+use crate::interruptlet::{Outbox, StreamInterruptlet, StreamOutcome, StreamReply, StreamRequest};
 use crate::pool::{Job, MailboxSender, Response, SlowPath, Source, Submitter};
 use crate::service::{Budget, Handler};
 use crate::telemetry::{Counters, Summon};
@@ -80,17 +80,32 @@ pub(crate) struct StreamPort {
 }
 
 impl StreamPort {
-    /// Has the handler handle a request on the core; `None` if the pool has the handler.
-    #[inline]
+    /// Has the handler handle a request on the core; `None` if the pool has the handler. A handler that panics resets the
+    /// connection.
+    #[inline(always)]
     fn handle(
         &mut self,
         request: StreamRequest<'_>,
         now: Instant,
         clock: &mut dyn Clock,
     ) -> Option<StreamOutcome> {
-        self.handler.run(&mut self.budget, now, clock, |handler| {
+        let handled = self.handler.run(&mut self.budget, now, clock, |handler| {
             handler.handle(request).into_outcome()
-        })
+        })?;
+        Some(handled.unwrap_or(StreamOutcome::Abort))
+    }
+
+    /// Has the handler answer a request that it does not get to handle, wherever it is; `None` if the pool is running it
+    /// right now. A handler that panics resets the connection.
+    fn excuse(
+        &mut self,
+        now: Instant,
+        call: impl FnOnce(&mut dyn StreamInterruptlet) -> StreamReply,
+    ) -> Option<StreamOutcome> {
+        let answered = self.handler.call(&mut self.budget, now, |handler| {
+            call(handler).into_outcome()
+        })?;
+        Some(answered.unwrap_or(StreamOutcome::Abort))
     }
 }
 

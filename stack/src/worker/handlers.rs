@@ -1,4 +1,4 @@
-//! Handlers that overrun their budget: demotes them, counts, and warns.
+//! Handlers that overrun their budget or panic: demotes them, counts, and warns.
 
 use crate::Instant;
 use crate::clock;
@@ -8,6 +8,7 @@ use crate::telemetry::{Counters, RateLimit};
 /// Settles budgets.
 pub(super) struct Handlers {
     warnings: RateLimit,
+    panic_warnings: RateLimit,
 }
 
 /// Names the service of a handler.
@@ -21,6 +22,7 @@ impl Handlers {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             warnings: RateLimit::new(now),
+            panic_warnings: RateLimit::new(now),
         }
     }
 
@@ -39,23 +41,53 @@ impl Handlers {
         if news.demoted.is_some() {
             handler.demote();
         }
-        self.tell(service, budget, &news, clock::instant(nanos), counters);
+        let now = clock::instant(nanos);
+        self.tell(service, budget, &news, handler.last_panic(), now, counters);
+    }
+
+    /// Notes a panic of a demoted handler, on a thread of the pool.
+    #[cold]
+    pub(super) fn panicked(
+        &mut self,
+        service: Service,
+        message: &str,
+        now: Instant,
+        counters: &Counters,
+    ) {
+        counters.handler_panics.increment();
+        self.warn_of_panic(service, message, now);
+    }
+
+    fn warn_of_panic(&mut self, Service { protocol, port }: Service, message: &str, now: Instant) {
+        if self.panic_warnings.allows(now) {
+            let cost = match protocol {
+                "TCP" => "its connection is reset",
+                _ => "its datagram is dropped",
+            };
+            log::warn!("{protocol} port {port}: its interruptlet panicked, {cost}: {message}");
+        }
     }
 
     #[cold]
     #[inline(never)]
     fn tell(
         &mut self,
-        Service { protocol, port }: Service,
+        service: Service,
         budget: &Budget,
         news: &News,
+        last_panic: &str,
         now: Instant,
         counters: &Counters,
     ) {
+        let Service { protocol, port } = service;
         counters.handlers_suspected.add(u64::from(news.suspected));
         counters.handler_overruns.add(news.overruns.into());
         counters.handler_preemptions.add(news.preemptions.into());
         counters.services_returned.add(u64::from(news.returned));
+        if news.panics > 0 {
+            counters.handler_panics.add(news.panics.into());
+            self.warn_of_panic(service, last_panic, now);
+        }
         if news.cleared {
             log::info!("{protocol} port {port}: its interruptlet is within its budget");
         }
@@ -64,11 +96,18 @@ impl Handlers {
         };
         counters.services_demoted.increment();
         if self.warnings.allows(now) {
-            let limit = budget.limit().total_micros();
+            let reason = if news.too_many_panics {
+                format!("panicked too often (at last: {last_panic})")
+            } else {
+                let limit = budget.limit().total_micros();
+                format!(
+                    "overran its budget of {limit} \u{b5}s too often (the last call {})",
+                    news.last
+                )
+            };
             log::warn!(
-                "{protocol} port {port}: its interruptlet overran its budget of {limit} \u{b5}s too often (the last call {}); \
-                 the slow path runs it for {} ms, then the core tries again",
-                news.last,
+                "{protocol} port {port}: its interruptlet {reason}; the slow path runs it for {} ms, then the core tries \
+                 again",
                 away.total_millis()
             );
         }

@@ -283,10 +283,10 @@ impl<P: Port> Worker<P> {
         let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
         let now = turn.now;
         self.tcp.expire(budget::TIMERS, &mut turn);
-        // The time that many connections' deadlines took says nothing of a handler.
-        self.tcp.take_called();
         // What became of connections here, the client may act on in the next turn.
         self.client_stirred = self.tcp.flush(&mut turn);
+        // The time that many connections' deadlines took says nothing of a handler.
+        self.settle_called(0, nanos);
 
         // Sent, or for the kernel to take up where it left off.
         worked |= !self.egress.queue.is_empty() || self.port.has_backlog();
@@ -438,6 +438,22 @@ impl<P: Port> Worker<P> {
                 &mut self.egress,
                 &self.counters,
             ),
+            Command::Panicked {
+                route,
+                port,
+                panicked,
+            } => {
+                let protocol = match route {
+                    Route::Flow(_) => "TCP",
+                    Route::Datagram { .. } => "UDP",
+                };
+                let service = Service { protocol, port };
+                self.handlers
+                    .panicked(service, &panicked.0, turn.now, turn.counters);
+                if let Route::Flow(flow) = route {
+                    self.tcp.abort(flow, &mut turn);
+                }
+            }
             Command::Abort { flow } => self.tcp.abort(flow, &mut turn),
             Command::Chunk {
                 flow,
@@ -519,7 +535,13 @@ impl<P: Port> Worker<P> {
             return start;
         }
         let nanos = clock.nanos();
-        let spent = nanos.saturating_sub(start);
+        self.settle_called(nanos.saturating_sub(start), nanos);
+        nanos
+    }
+
+    /// Settles the budgets of the handlers that were called since the last time, in `spent` nanoseconds until `nanos`.
+    #[inline(always)]
+    fn settle_called(&mut self, spent: u64, nanos: u64) {
         if let Some((called, calls)) = self.tcp.take_called() {
             let service = Service {
                 protocol: "TCP",
@@ -542,7 +564,6 @@ impl<P: Port> Worker<P> {
                 &self.counters,
             );
         }
-        nanos
     }
 
     fn enter(&mut self, state: RunState, now: Instant, clock: &mut impl Clock) {

@@ -164,11 +164,10 @@ impl Connection {
             scratch,
             outbox,
             ..
-        } = resources;
+        } = &mut *resources;
         let request = StreamRequest::new(scratch, len, Info::Told(&info), outbox);
-        let outcome = ports[self.service]
-            .handler
-            .call(|handler| excuse(handler, request).into_outcome());
+        let outcome = ports[self.service].excuse(turn.now, |handler| excuse(handler, request));
+        resources.note_call(self.service);
         let outcome = outcome.map_or(StreamOutcome::NeedMore, without_consuming);
         // Its own window: the bytes are in the scratch buffer, whatever the caller's is.
         let mut scratch_window = Window::default();
