@@ -268,6 +268,11 @@ impl Sim {
         self.worker.drain(&mut self.clock);
     }
 
+    /// Resets all connections, as a worker that stops does.
+    pub fn stop(&mut self) {
+        self.worker.stop(&mut self.clock);
+    }
+
     /// A time before which no timer is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.worker.next_deadline()

@@ -875,10 +875,16 @@ impl Tcp {
         }
     }
 
-    /// Resets all connections.
-    pub(crate) fn abort_all(&mut self, turn: &mut Turn<'_>) {
-        let ids: Vec<FlowId> = self.flows.ids().collect();
-        for id in ids {
+    /// Returns the connections that there are, TIME-WAIT left out.
+    pub(crate) fn ids(&self) -> Vec<FlowId> {
+        self.flows.ids().collect()
+    }
+
+    /// Resets connections from the end of `ids`, as many as there are free frames to tell their peers in, and takes them
+    /// off the list. The next [`flush`](Self::flush) has the segments of all of them on their way.
+    pub(crate) fn abort_some(&mut self, ids: &mut Vec<FlowId>, turn: &mut Turn<'_>) {
+        let frames = turn.egress.arena.free_frames() as usize;
+        for id in ids.split_off(ids.len().saturating_sub(frames)) {
             self.abort(id, turn);
         }
     }

@@ -36,6 +36,9 @@ use crate::{Duration, Instant};
 /// reads that.
 const CHECKSUM_WARNING_EVERY: Duration = Duration::from_secs(60);
 
+/// How long a worker that stops waits at most for frames to tell peers in that their connections are reset.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the runtime wants of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -211,7 +214,7 @@ impl<P: Port> Worker<P> {
                 let wanted = switch.get();
                 if wanted != state {
                     state = wanted;
-                    self.enter(state, now, clock);
+                    self.enter(state, clock);
                     continue;
                 }
                 if state == RunState::Draining && self.tcp.unfinished() == 0 {
@@ -334,8 +337,36 @@ impl<P: Port> Worker<P> {
 
     /// Takes no new connections from now on and closes idle ones.
     pub(crate) fn drain(&mut self, clock: &mut impl Clock) {
-        let now = clock.now();
-        self.enter(RunState::Draining, now, clock);
+        self.enter(RunState::Draining, clock);
+    }
+
+    /// Resets all connections, as many at a time as there are free frames to tell their peers in: frames come back when
+    /// the kernel has sent them. After [`STOP_TIMEOUT`], or if the queue is gone, those that are left end without a word.
+    pub(crate) fn stop(&mut self, clock: &mut impl Clock) {
+        let until = clock.now() + STOP_TIMEOUT;
+        let mut left = self.tcp.ids();
+        loop {
+            let nanos = clock.nanos();
+            let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
+            let now = turn.now;
+            self.tcp.abort_some(&mut left, &mut turn);
+            self.tcp.flush(&mut turn);
+            let sent = self.port.transmit(
+                &mut self.egress.arena,
+                &mut self.egress.queue,
+                now,
+                &self.counters,
+            );
+            if left.is_empty() || sent.is_err() || now >= until {
+                break;
+            }
+            self.port.reap(&mut self.egress.arena, &self.counters);
+        }
+        let nanos = clock.nanos();
+        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
+        for id in left {
+            self.tcp.abort(id, &mut turn);
+        }
     }
 
     /// Classifies a frame and has it handled.
@@ -566,13 +597,11 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    fn enter(&mut self, state: RunState, now: Instant, clock: &mut impl Clock) {
-        let nanos = clock::nanos(now);
-        let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
+    fn enter(&mut self, state: RunState, clock: &mut impl Clock) {
         match state {
             RunState::Running => {}
             RunState::Draining => self.tcp.drain(),
-            RunState::Stopping => self.tcp.abort_all(&mut turn),
+            RunState::Stopping => self.stop(clock),
         }
     }
 
@@ -600,8 +629,7 @@ impl<P: Port> Worker<P> {
     fn finish(mut self, clock: &mut impl Clock, result: io::Result<()>) -> Ended<P> {
         if result.is_err() {
             // Nobody will acknowledge what flows hold.
-            let now = clock.now();
-            self.enter(RunState::Stopping, now, clock);
+            self.stop(clock);
         }
         port::settle(
             &mut self.port,
