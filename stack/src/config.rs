@@ -241,7 +241,9 @@ pub struct Limits {
     pub handler_budget: Duration,
     /// Jobs waiting for the pool (all workers together).
     pub slow_queue: usize,
-    /// Commands waiting for a worker.
+    /// Answers of the slow path to a worker that may be outstanding: those to jobs that are queued, served, or kept by a
+    /// handler that has not answered, and those that the worker has not taken. Requests beyond it are refused
+    /// (`deferred_refused`), chunks of bodies wait.
     pub commands: usize,
 }
 

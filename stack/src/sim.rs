@@ -239,8 +239,7 @@ impl Sim {
             .is_ok_and(|turned| turned.worked)
     }
 
-    /// Runs up to `count` jobs of the slow path on the calling thread; returns how many there were. At
-    /// most as many as the worker's command queue holds may be run between two turns.
+    /// Runs up to `count` jobs of the slow path on the calling thread; returns how many there were.
     pub fn run_jobs(&mut self, count: usize) -> usize {
         let mut done = 0;
         while done < count

@@ -51,6 +51,17 @@ pub(crate) enum Job {
 }
 
 impl Job {
+    /// Reserves a place for the job's answer with its core. Returns whether there was one, or none is needed.
+    pub(super) fn reserve(&mut self) -> bool {
+        match self {
+            Self::Serve { responder, .. } => responder.reserve(),
+            Self::Chunk { core, .. } | Self::Stream { core, .. } | Self::Datagram { core, .. } => {
+                core.reserve()
+            }
+            Self::Discard(_) => true,
+        }
+    }
+
     /// Takes the request back out of a job that found no room; its responder is not used. Jobs about bodies
     /// have none.
     pub(crate) fn cancel(self) -> Option<Deferred> {

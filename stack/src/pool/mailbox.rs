@@ -1,10 +1,14 @@
-//! The way from other threads to a core: a bounded queue of commands, and a wake-up for a core that
-//! sleeps.
+//! The way from other threads to a core: a queue of commands, and a wake-up for a core that sleeps.
+//!
+//! Sending never waits: a core that does not look, however long, keeps no thread of the pool from serving the others.
+//! The queue itself has no bound. A job has a [`Place`] for its one answer reserved when it is submitted, and is refused
+//! if none is left. So no more commands can be queued than there are places, and the bound is on what the slow path has of
+//! this core in all: jobs that are queued, served or kept by their handler, and answers that the core has not taken.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,16 +18,36 @@ use super::command::Command;
 /// The core's end: commands to carry out.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    commands: Receiver<Command>,
+    commands: Receiver<(Command, Option<Place>)>,
     waker: Arc<Waker>,
     sender: MailboxSender,
 }
 
-/// Another thread's end.
-#[derive(Debug, Clone)]
+/// Another thread's end, for one command. A clone has no place, whatever the original has.
+#[derive(Debug)]
 pub(crate) struct MailboxSender {
-    commands: Sender<Command>,
+    commands: Sender<(Command, Option<Place>)>,
     waker: Arc<Waker>,
+    places: Arc<Places>,
+    /// The place of the answer, once it is reserved.
+    place: Option<Place>,
+}
+
+/// The places of a mailbox.
+#[derive(Debug)]
+struct Places {
+    taken: AtomicUsize,
+    max: usize,
+}
+
+/// A place for one command. It is free again when the core takes the command, or when nothing will be sent.
+#[derive(Debug)]
+struct Place(Arc<Places>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Wakes a core that sleeps in `poll()`.
@@ -40,7 +64,7 @@ pub(crate) struct Waker {
 }
 
 impl Mailbox {
-    /// A mailbox with room for `capacity` commands, and the event descriptor that a sleeping core is
+    /// A mailbox with `capacity` places for answers, and the event descriptor that a sleeping core is
     /// woken by.
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -53,7 +77,7 @@ impl Mailbox {
     }
 
     fn with_event(capacity: usize, event: Option<OwnedFd>) -> Self {
-        let (sender, receiver) = crossbeam_channel::bounded(capacity);
+        let (sender, receiver) = crossbeam_channel::unbounded();
         let waker = Arc::new(Waker {
             event,
             sleeping: AtomicBool::new(false),
@@ -65,6 +89,11 @@ impl Mailbox {
             sender: MailboxSender {
                 commands: sender,
                 waker,
+                places: Arc::new(Places {
+                    taken: AtomicUsize::new(0),
+                    max: capacity,
+                }),
+                place: None,
             },
         }
     }
@@ -78,7 +107,7 @@ impl Mailbox {
     }
 
     pub(crate) fn try_recv(&self) -> Option<Command> {
-        self.commands.try_recv().ok()
+        self.commands.try_recv().ok().map(|(command, _)| command)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -87,10 +116,37 @@ impl Mailbox {
 }
 
 impl MailboxSender {
-    /// Sends a command, waiting while the core's queue is full. Does nothing if the core is gone.
-    pub(crate) fn send(&self, command: Command) {
-        if self.commands.send(command).is_ok() {
+    /// Reserves a place for the command to be sent, unless it has one. Returns whether it has one now.
+    pub(super) fn reserve(&mut self) -> bool {
+        if self.place.is_none() {
+            let max = self.places.max;
+            let taken =
+                self.places
+                    .taken
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                        (taken < max).then_some(taken + 1)
+                    });
+            self.place = taken.is_ok().then(|| Place(Arc::clone(&self.places)));
+        }
+        self.place.is_some()
+    }
+
+    /// Sends a command, without waiting. Does nothing if the core is gone.
+    pub(crate) fn send(mut self, command: Command) {
+        let place = self.place.take();
+        if self.commands.send((command, place)).is_ok() {
             self.waker.wake();
+        }
+    }
+}
+
+impl Clone for MailboxSender {
+    fn clone(&self) -> Self {
+        Self {
+            commands: self.commands.clone(),
+            waker: Arc::clone(&self.waker),
+            places: Arc::clone(&self.places),
+            place: None,
         }
     }
 }

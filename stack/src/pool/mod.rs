@@ -1,7 +1,8 @@
 //! The slow path: ordinary threads that serve deferred requests and produce streamed bodies.
 //!
 //! The core hands over `Job`s through one bounded queue and never waits: when the queue is full it
-//! answers for itself. Results come back as `Command`s through the core's `Mailbox`. A large body is
+//! answers for itself, and so it does when too many answers to it are outstanding (`mailbox`). Results come back as
+//! `Command`s through the core's `Mailbox`, where a thread never waits either. A large body is
 //! produced chunk by chunk, one job per chunk, asked for by the core when the flow has room: so a slow
 //! client holds one chunk of memory and no thread.
 
@@ -101,9 +102,12 @@ impl Pool {
 }
 
 impl Submitter {
-    /// Queues a job; gives it back when the queue is full.
+    /// Queues a job; gives it back when the queue is full, or when its core has as many answers outstanding as may be.
     #[allow(clippy::result_large_err)] // the job itself: boxing it would allocate when all goes well
-    pub(crate) fn try_submit(&self, job: Job) -> Result<(), Job> {
+    pub(crate) fn try_submit(&self, mut job: Job) -> Result<(), Job> {
+        if !job.reserve() {
+            return Err(job);
+        }
         match self.jobs.try_send(job) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Err(job),
@@ -165,7 +169,7 @@ mod tests {
         }
     }
 
-    fn job(slow: &Arc<Stuck>, mailbox: &Mailbox) -> Job {
+    fn job(slow: &Arc<dyn SlowPath>, mailbox: &Mailbox) -> Job {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
         let info = RequestInfo {
             peer: any,
@@ -175,7 +179,7 @@ mod tests {
             full: false,
         };
         Job::Serve {
-            slow: Arc::clone(slow) as Arc<dyn SlowPath>,
+            slow: Arc::clone(slow),
             request: Deferred::copied(b"x", info),
             responder: Responder::new(ReplyTo {
                 core: mailbox.sender().clone(),
@@ -203,6 +207,37 @@ mod tests {
         assert_eq!(pool.stop(|| Instant::now() >= until), 0);
     }
 
+    /// Answers at once.
+    struct Quick;
+
+    impl SlowPath for Quick {
+        fn serve(&self, _request: Deferred, responder: Responder) {
+            responder.send(Response::default());
+        }
+    }
+
+    /// One thread, and a core that takes no answers: another core's are not held up.
+    #[test]
+    fn a_core_that_takes_no_answers_keeps_nobody_elses() {
+        let pool = Pool::start(1, 16).unwrap();
+        let quick: Arc<dyn SlowPath> = Arc::new(Quick);
+        let submit = |mailbox: &Mailbox| {
+            let refused = pool.submitter().try_submit(job(&quick, mailbox)).err();
+            refused.map(Job::cancel).is_none()
+        };
+        let stuck = Mailbox::detached(2);
+        let accepted = (0..5).filter(|_| submit(&stuck)).count();
+        let other = Mailbox::detached(2);
+        assert!(submit(&other));
+        wait_until(|| !other.is_empty());
+        // Its own further requests are refused, until it takes the answers to the first ones.
+        assert_eq!(accepted, 2);
+        assert!(stuck.try_recv().is_some());
+        assert!(submit(&stuck) && !submit(&stuck));
+        let until = Instant::now() + Duration::from_secs(10);
+        assert_eq!(pool.stop(|| Instant::now() >= until), 0);
+    }
+
     #[test]
     fn there_is_always_a_thread() {
         assert_eq!(Pool::start(0, 4).unwrap().threads.len(), 1);
@@ -217,9 +252,11 @@ mod tests {
             begun: AtomicUsize::new(0),
             release,
         });
+        let slow: Arc<dyn SlowPath> = Arc::<Stuck>::clone(&stuck);
         for _ in 0..3 {
-            assert!(pool.submitter().try_submit(job(&stuck, &mailbox)).is_ok());
+            assert!(pool.submitter().try_submit(job(&slow, &mailbox)).is_ok());
         }
+        drop(slow);
         wait_until(|| stuck.begun.load(Ordering::SeqCst) == 1);
         let mut looks = 0;
         let left = pool.stop(|| {

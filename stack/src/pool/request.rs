@@ -123,7 +123,7 @@ impl Responder {
         Self { to: Some(to) }
     }
 
-    /// Sends the reply. Blocks only while the core's command queue is full.
+    /// Sends the reply. Never blocks.
     pub fn send(mut self, response: Response) {
         if let Some(to) = self.to.take() {
             to.core.send(Command::Reply {
@@ -132,6 +132,11 @@ impl Responder {
                 response,
             });
         }
+    }
+
+    /// Reserves a place for the answer with the core. Returns whether there was one.
+    pub(super) fn reserve(&mut self) -> bool {
+        self.to.as_mut().is_none_or(|to| to.core.reserve())
     }
 
     /// Forgets the duty to answer: something else answers, or nothing is to be sent.
@@ -149,7 +154,7 @@ impl Drop for Responder {
 }
 
 /// Where a slow-path reply goes.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct ReplyTo {
     pub(crate) core: MailboxSender,
     pub(crate) route: Route,
