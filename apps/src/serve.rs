@@ -58,6 +58,12 @@ pub enum Failure {
         GRACE.as_secs()
     )]
     CutShort,
+    /// Some queues had no worker in the end.
+    #[error(
+        "queue {} lost its worker, and its traffic was left to the kernel: the lines above say why",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    QueuesLost(Vec<u32>),
     /// A frame was lost.
     #[error(
         "frames were not conserved: a defect of this program, please report it with the counters"
@@ -121,6 +127,9 @@ pub fn run(builder: Builder, args: &StackArgs, services: &str) -> Result<(), Fai
 /// Says whether a stack that ran until `ended` and left `report` ended well.
 fn judge(ended: Result<(), RunError>, report: &Report) -> Result<(), Failure> {
     ended?;
+    if !report.queues_lost.is_empty() {
+        return Err(Failure::QueuesLost(report.queues_lost.clone()));
+    }
     if !report.conserved {
         return Err(Failure::FramesLost);
     }
@@ -218,6 +227,15 @@ mod tests {
         assert!(matches!(cut, Err(Failure::CutShort)));
         let lost = judge(Ok(()), &report(false, true));
         assert!(matches!(lost, Err(Failure::FramesLost)));
+        let without_worker = Report {
+            queues_lost: vec![1, 3],
+            ..report(false, false)
+        };
+        let failure = judge(Ok(()), &without_worker).unwrap_err();
+        assert!(
+            failure.to_string().starts_with("queue 1, 3 lost"),
+            "{failure}"
+        );
         let gone = RunError::Panicked { queue: 0 };
         let ended = judge(Err(gone), &report(false, true));
         assert!(matches!(ended, Err(Failure::Run(_))));

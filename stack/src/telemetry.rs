@@ -170,6 +170,8 @@ counters! {
     rx_batches,
     /// Times that the core went to sleep.
     sleeps,
+    /// Workers that ended by themselves: they panicked, or their queue broke.
+    workers_lost,
     /// Requests that a stream interruptlet answered on the core.
     tcp_requests,
     /// Requests that a datagram interruptlet answered on the core.

@@ -120,6 +120,10 @@ const EXCEPTIONS: &[(&str, &str)] = &[
         "sleeps",
         "the simulation takes turns itself and never idles",
     ),
+    (
+        "workers_lost",
+        "the simulation is the worker; `tests/tests/lost_workers.rs` has the tests",
+    ),
     ("flows_direct", PUBLISHED),
     ("flows_engine", PUBLISHED),
     ("flows_time_wait", PUBLISHED),

@@ -27,7 +27,7 @@ mod sys;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use libbpf_rs::{ErrorKind, MapCore, MapFlags};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use attach::{Attached, Target};
 use load::Loaded;
@@ -117,13 +117,18 @@ impl Program {
     /// # Errors
     /// The system call failed.
     pub fn unregister(&self, queue: u32) -> Result<(), MapError> {
-        if queue >= self.queues_max() {
-            return Ok(());
-        }
-        match self.loaded.xsks.delete(&queue.to_ne_bytes()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(MapError::new("xsks", error)),
-            _ => Ok(()),
-        }
+        unregister(&self.loaded.xsks, queue)
+    }
+
+    /// A way to [`unregister`](Program::unregister) this receive queue for another thread, which need not have the
+    /// program.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn registration(&self, queue: u32) -> Result<Registration, MapError> {
+        let xsks = MapHandle::try_from(&self.loaded.xsks)
+            .map_err(|source| MapError::new("xsks", source))?;
+        Ok(Registration { xsks, queue })
     }
 
     /// Frames by outcome since the program was loaded.
@@ -144,6 +149,33 @@ impl Program {
     }
 }
 
+/// The place of one receive queue among those whose frames go to a socket.
+#[derive(Debug)]
+pub struct Registration {
+    xsks: MapHandle,
+    queue: u32,
+}
+
+impl Registration {
+    /// Leave the frames of the queue to the kernel again. Does nothing if they are.
+    ///
+    /// # Errors
+    /// The system call failed.
+    pub fn end(&self) -> Result<(), MapError> {
+        unregister(&self.xsks, self.queue)
+    }
+}
+
+fn unregister(xsks: &MapHandle, queue: u32) -> Result<(), MapError> {
+    if queue >= xsks.max_entries() {
+        return Ok(());
+    }
+    match xsks.delete(&queue.to_ne_bytes()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(MapError::new("xsks", error)),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +185,7 @@ mod tests {
     fn programs_and_errors_move_between_threads() {
         fn is_send<T: Send + 'static>() {}
         is_send::<Program>();
+        is_send::<Registration>();
         is_send::<AttachError>();
         is_send::<RegisterError>();
     }

@@ -137,6 +137,7 @@ impl Attachment {
             xdp,
             frames,
             conserved,
+            queues_lost: Vec::new(),
             cut_short: false,
             slow_threads_left: 0,
         }

@@ -1,6 +1,7 @@
 //! Putting a stack together: services, then everything that has to be there before the first packet.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use interruptlet_xdp::{PortRule, Program, Protocol, Rules};
 use super::interface::Interface;
 use super::reserve::reserve;
 use super::unserved::Responder;
-use super::{Facts, RunningWorker, Stack, StartError, check, probe, queues};
+use super::{Facts, RunningWorker, Stack, StartError, WorkerState, check, probe, queues};
 use crate::client::ClientFactory;
 use crate::clock::{Clock, MonotonicClock};
 use crate::config::Config;
@@ -94,7 +95,8 @@ impl Builder {
         let clock = MonotonicClock::since(Instant::now());
         // From here on, dropping the stack undoes everything.
         let mut stack = Stack {
-            interface: config.interface.clone(),
+            config: config.clone(),
+            interface: interface.clone(),
             program: Some(program),
             workers: Vec::new(),
             pool: None,
@@ -126,10 +128,26 @@ impl Builder {
     ) -> Result<RunningWorker, StartError> {
         let config = &self.config;
         let (queue, core) = (config.queues[number], config.cores[number]);
-        if let Some(program) = &stack.program {
-            program.register(queue, bound.port.fd())?;
-        }
         let system = |action| move |source| StartError::System { action, source };
+        let registration = match &stack.program {
+            Some(program) => {
+                program.register(queue, bound.port.fd())?;
+                let registration = program.registration(queue).map_err(io::Error::other);
+                Some(
+                    registration
+                        .map_err(system("keep a second descriptor of the map of sockets"))?,
+                )
+            }
+            None => None,
+        };
+        // For a worker that ends by itself.
+        let leave = move || {
+            if let Some(Err(error)) = registration.map(|registration| registration.end()) {
+                log::error!(
+                    "queue {queue} has no worker any more and cannot be left to the kernel: {error}"
+                );
+            }
+        };
         let mailbox = Mailbox::new(config.limits.commands)
             .map_err(system("make a worker's event descriptor"))?;
         let waker = Arc::clone(mailbox.waker());
@@ -188,11 +206,11 @@ impl Builder {
                 let now = clock.now();
                 let Some((faults, seed)) = faults else {
                     let worker = Worker::new(bound.port, bound.arena, parts, now);
-                    return worker.run(&mut clock, poll, &switch);
+                    return worker.run(&mut clock, poll, &switch, leave);
                 };
                 let port = FaultyPort::new(bound.port, faults, seed);
-                let mut ended =
-                    Worker::new(port, bound.arena, parts, now).run(&mut clock, poll, &switch);
+                let worker = Worker::new(port, bound.arena, parts, now);
+                let mut ended = worker.run(&mut clock, poll, &switch, leave);
                 Ended {
                     port: ended.port.into_inner(&mut ended.arena),
                     arena: ended.arena,
@@ -205,7 +223,7 @@ impl Builder {
             counters,
             statistics: Some(statistics),
             waker,
-            thread: Some(thread),
+            state: WorkerState::Runs(thread),
         })
     }
 }

@@ -24,6 +24,7 @@ pub use builder::Builder;
 pub use error::{MissingCapability, RunError, StartError};
 pub use report::{Facts, QueueFacts, Report};
 
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 use interruptlet_xdp::Program;
 
 use self::grace::Grace;
+use self::interface::Interface;
 use self::reserve::Reservations;
 use self::unserved::Responder;
 use crate::arena::FrameCount;
@@ -46,7 +48,9 @@ const SLOW_PATH_GRACE_MIN: Duration = Duration::from_secs(1);
 /// A running stack. Dropping it stops it at once, resetting its connections; see
 /// [`shutdown`](Self::shutdown) for the orderly way.
 pub struct Stack {
-    interface: String,
+    /// Its queues are those that have a worker.
+    config: Config,
+    interface: Interface,
     /// `None` once stopped.
     program: Option<Program>,
     workers: Vec<RunningWorker>,
@@ -66,8 +70,66 @@ struct RunningWorker {
     /// `None` once stopped: it holds the socket open.
     statistics: Option<XskStatistics>,
     waker: Arc<Waker>,
-    /// `None` once joined.
-    thread: Option<JoinHandle<Ended<XskPort>>>,
+    state: WorkerState,
+}
+
+enum WorkerState {
+    /// Or has ended, and nobody has looked yet.
+    Runs(JoinHandle<Ended<XskPort>>),
+    /// It ended by itself. `None`: by a panic, and nothing is left of it.
+    Lost(Option<Box<Ended<XskPort>>>),
+    /// Its end was taken care of.
+    Gone,
+}
+
+impl RunningWorker {
+    fn is_finished(&self) -> bool {
+        match &self.state {
+            WorkerState::Runs(thread) => thread.is_finished(),
+            WorkerState::Lost(_) | WorkerState::Gone => true,
+        }
+    }
+
+    /// Waits for the thread, and takes what is left of the worker. `None` if it panicked.
+    fn join(&mut self) -> Option<Box<Ended<XskPort>>> {
+        match std::mem::replace(&mut self.state, WorkerState::Gone) {
+            WorkerState::Runs(thread) => thread.join().ok().map(Box::new),
+            WorkerState::Lost(ended) => ended,
+            WorkerState::Gone => None,
+        }
+    }
+
+    /// Looks whether the worker has ended by itself. Returns whether that is news.
+    fn is_newly_lost(&mut self) -> bool {
+        if !matches!(&self.state, WorkerState::Runs(thread) if thread.is_finished()) {
+            return false;
+        }
+        self.state = WorkerState::Lost(self.join());
+        true
+    }
+
+    /// Returns why the worker ended, if it ended by itself.
+    fn loss(&self, interface: &str) -> Option<RunError> {
+        let queue = self.queue;
+        match &self.state {
+            WorkerState::Lost(None) => Some(RunError::Panicked { queue }),
+            WorkerState::Lost(Some(ended)) => {
+                let source = match &ended.result {
+                    Ok(()) => io::Error::other("it was stopped"),
+                    Err(error) => error.raw_os_error().map_or_else(
+                        || io::Error::other(error.to_string()),
+                        io::Error::from_raw_os_error,
+                    ),
+                };
+                Some(RunError::Queue {
+                    interface: interface.to_owned(),
+                    queue,
+                    source,
+                })
+            }
+            WorkerState::Runs(_) | WorkerState::Gone => None,
+        }
+    }
 }
 
 impl Stack {
@@ -93,6 +155,7 @@ impl Stack {
             xdp: self.kernel_counters(),
             conserved: frames.iter().all(|(_, count)| count.is_conserved()),
             frames,
+            queues_lost: self.queues_lost(),
             cut_short: false,
             slow_threads_left: 0,
         }
@@ -100,9 +163,14 @@ impl Stack {
 
     /// Whether the stack still runs, and if not, why not. Cheap: call it every now and then.
     ///
+    /// A worker that ended by itself, because it panicked or its queue broke, has left its queue's traffic to the kernel.
+    /// It is noticed here, logged and reported (see [`Report::queues_lost`]), and the others go on. For addresses of our own
+    /// ARP, neighbour discovery and pings are answered on that queue from then on, as on any queue without a worker; call this
+    /// in the network namespace in which the stack was started.
+    ///
     /// # Errors
     ///
-    /// If it ended by itself. The stack is to be shut down then; it does nothing any more.
+    /// If the interface is gone, or no worker runs any more. The stack is to be shut down then; it does nothing any more.
     pub fn check(&mut self) -> Result<(), RunError> {
         let gone = self
             .program
@@ -110,30 +178,53 @@ impl Stack {
             .is_some_and(|program| !program.is_attached());
         if gone {
             return Err(RunError::InterfaceGone {
-                interface: self.interface.clone(),
+                interface: self.interface.name.clone(),
             });
         }
+        let mut newly_lost = false;
         for worker in &mut self.workers {
-            if !worker.thread.as_ref().is_some_and(JoinHandle::is_finished) {
-                continue;
+            if worker.is_newly_lost() {
+                newly_lost = true;
+                self.config.queues.retain(|queue| *queue != worker.queue);
             }
-            let Some(thread) = worker.thread.take() else {
-                continue;
-            };
-            let queue = worker.queue;
-            return Err(match thread.join() {
-                Ok(ended) => RunError::Queue {
-                    interface: self.interface.clone(),
-                    queue,
-                    source: ended
-                        .result
-                        .err()
-                        .unwrap_or_else(|| std::io::Error::other("it was stopped")),
-                },
-                Err(_) => RunError::Panicked { queue },
-            });
+        }
+        let losses = || {
+            let name = &self.interface.name;
+            self.workers.iter().filter_map(|worker| worker.loss(name))
+        };
+        if losses().count() == self.workers.len()
+            && let Some(error) = losses().next()
+        {
+            return Err(error);
+        }
+        if newly_lost {
+            for error in losses() {
+                log::error!(
+                    "{error}; meanwhile the traffic of that queue is left to the kernel, and the other queues go on"
+                );
+            }
+            self.answer_for_lost_queues();
         }
         Ok(())
+    }
+
+    /// Has the queues without a worker answered for, if they have to be and nobody does yet.
+    fn answer_for_lost_queues(&mut self) {
+        if self.responder.is_some() {
+            return;
+        }
+        match Responder::start_if_needed(&self.config, &self.interface) {
+            Ok(responder) => self.responder = responder,
+            Err(error) => log::error!("{error}"),
+        }
+    }
+
+    fn queues_lost(&self) -> Vec<u32> {
+        let lost = self
+            .workers
+            .iter()
+            .filter(|worker| matches!(worker.state, WorkerState::Lost(_)));
+        lost.map(|worker| worker.queue).collect()
     }
 
     /// Stops: no new connections; what was begun has `grace` to finish and is reset then. The kernel has
@@ -166,9 +257,7 @@ impl Stack {
     }
 
     fn all_finished(&self) -> bool {
-        self.workers
-            .iter()
-            .all(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
+        self.workers.iter().all(RunningWorker::is_finished)
     }
 
     /// Ends everything now, except that slow-path handlers have what is left of `grace`, at least
@@ -178,12 +267,16 @@ impl Stack {
         let cut_short = grace.is_cut();
         self.set_state(RunState::Stopping);
         let mut ended = Vec::new();
+        let mut queues_lost = Vec::new();
         let mut complete = true;
         for worker in &mut self.workers {
-            match worker.thread.take().map(JoinHandle::join) {
-                Some(Ok(end)) => ended.push((worker.queue, Arc::clone(&worker.counters), end)),
-                // Panicked, or joined by `check` after it failed.
-                Some(Err(_)) | None => complete = false,
+            let end = worker.join();
+            if end.as_ref().is_none_or(|end| end.result.is_err()) {
+                queues_lost.push(worker.queue);
+            }
+            match end {
+                Some(end) => ended.push((worker.queue, Arc::clone(&worker.counters), end)),
+                None => complete = false,
             }
         }
         // While there still are a program and sockets to ask.
@@ -201,14 +294,10 @@ impl Stack {
             worker.statistics = None;
         }
         let mut arenas = Vec::new();
-        for (
-            queue,
-            counters,
-            Ended {
+        for (queue, counters, end) in ended {
+            let Ended {
                 port, mut arena, ..
-            },
-        ) in ended
-        {
+            } = *end;
             port.close(&mut arena, &counters);
             arenas.push((queue, arena));
         }
@@ -230,6 +319,7 @@ impl Stack {
             xdp,
             frames,
             conserved: conserved && complete,
+            queues_lost,
             cut_short,
             slow_threads_left,
         }

@@ -91,6 +91,9 @@ pub struct Report {
     /// where it belongs, unless threads had to be left behind (see below): then loans are let pass, for
     /// they may be theirs.
     pub conserved: bool,
+    /// Queues whose worker ended by itself, because it panicked or the queue broke. Their traffic is left to the kernel; the
+    /// frames of a worker that panicked are not accounted for.
+    pub queues_lost: Vec<u32>,
     /// After a stop: whether the grace was cut short while connections were not finished, which were reset then.
     pub cut_short: bool,
     /// After a stop: threads of the slow path that were still in a handler when the time was over. They

@@ -8,6 +8,7 @@ mod handlers;
 
 use std::io;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -191,21 +192,38 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Runs until told to stop, or until the queue is gone.
+    /// Runs until told to stop, or until the queue is gone. A worker that ends by itself, for that or by a panic, which goes
+    /// on from here, calls `leave` first: so that nothing more is sent to its queue, where nobody would take it.
     pub(crate) fn run(
         mut self,
         clock: &mut impl Clock,
         poll: Poll,
         switch: &RunSwitch,
+        leave: impl FnOnce(),
     ) -> Ended<P> {
+        let result = catch_unwind(AssertUnwindSafe(|| self.take_turns(clock, poll, switch)));
+        if !matches!(result, Ok(Ok(()))) {
+            leave();
+            self.counters.workers_lost.increment();
+        }
+        match result {
+            Ok(result) => self.finish(clock, result),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// Takes turns until told to stop, or until the queue is gone.
+    fn take_turns(
+        &mut self,
+        clock: &mut impl Clock,
+        poll: Poll,
+        switch: &RunSwitch,
+    ) -> io::Result<()> {
         let mut idle = Idle::new(poll, clock.now());
         let mut state = RunState::Running;
         let mut turns = 0u32;
-        let result = loop {
-            let Turned { worked, now } = match self.turn(clock) {
-                Ok(turned) => turned,
-                Err(error) => break Err(error),
-            };
+        loop {
+            let Turned { worked, now } = self.turn(clock)?;
             turns = turns.wrapping_add(1);
             if worked {
                 idle.worked(now);
@@ -218,10 +236,10 @@ impl<P: Port> Worker<P> {
                     continue;
                 }
                 if state == RunState::Draining && self.tcp.unfinished() == 0 {
-                    break Ok(());
+                    return Ok(());
                 }
                 if state == RunState::Stopping {
-                    break Ok(());
+                    return Ok(());
                 }
             }
             if turns.is_multiple_of(budget::HOUSEKEEPING_TURNS) {
@@ -233,14 +251,9 @@ impl<P: Port> Worker<P> {
             match idle.next(now, self.next_deadline()) {
                 Action::Spin => std::hint::spin_loop(),
                 Action::BusyPoll => self.port.busy_poll(),
-                Action::Sleep(timeout) => {
-                    if let Err(error) = self.sleep(timeout) {
-                        break Err(error);
-                    }
-                }
+                Action::Sleep(timeout) => self.sleep(timeout)?,
             }
-        };
-        self.finish(clock, result)
+        }
     }
 
     /// One pass.

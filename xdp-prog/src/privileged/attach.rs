@@ -315,6 +315,15 @@ fn what_is_ours_follows_the_socket() {
         assert!(datagrams.arrive_within(WAIT));
 
         program.register(0, socket.as_fd()).unwrap();
+        let registration = program.registration(0).unwrap();
+        datagrams.drain();
+        assert!(!datagrams.arrive_within(3 * MOMENT));
+        thread::spawn(move || registration.end().unwrap())
+            .join()
+            .unwrap();
+        assert!(datagrams.arrive_within(WAIT));
+
+        program.register(0, socket.as_fd()).unwrap();
         drop(socket);
         assert!(
             datagrams.arrive_within(WAIT),
