@@ -64,6 +64,13 @@ pub enum Failure {
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )]
     QueuesLost(Vec<u32>),
+    /// Some cores did not come back from a handler.
+    #[error(
+        "the core of queue {} did not come back from a handler: its connections were not reset, and its frames are not \
+         accounted for",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    QueuesLeft(Vec<u32>),
     /// A frame was lost.
     #[error(
         "frames were not conserved: a defect of this program, please report it with the counters"
@@ -129,6 +136,9 @@ fn judge(ended: Result<(), RunError>, report: &Report) -> Result<(), Failure> {
     ended?;
     if !report.queues_lost.is_empty() {
         return Err(Failure::QueuesLost(report.queues_lost.clone()));
+    }
+    if !report.queues_left.is_empty() {
+        return Err(Failure::QueuesLeft(report.queues_left.clone()));
     }
     if !report.conserved {
         return Err(Failure::FramesLost);
@@ -236,6 +246,14 @@ mod tests {
             failure.to_string().starts_with("queue 1, 3 lost"),
             "{failure}"
         );
+        let hanging = Report {
+            queues_left: vec![2],
+            ..report(false, false)
+        };
+        assert!(matches!(
+            judge(Ok(()), &hanging),
+            Err(Failure::QueuesLeft(_))
+        ));
         let gone = RunError::Panicked { queue: 0 };
         let ended = judge(Err(gone), &report(false, true));
         assert!(matches!(ended, Err(Failure::Run(_))));

@@ -6,8 +6,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use interruptlet::client::{Client, Core, End, Stream};
@@ -185,4 +185,33 @@ fn a_stack_whose_last_worker_died_says_so() {
     let refused = connect(&lab, Version::V4).expect_err("nobody serves it");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
     stack.shutdown(Duration::from_secs(1));
+}
+
+#[test]
+fn a_stop_has_an_end_though_a_handler_has_none() {
+    let Some(lab) = Lab::new(Options {
+        kernel_address: true,
+        ..Options::default()
+    }) else {
+        return;
+    };
+    let mut stack = start(&lab, 1, true, &Arc::default());
+    let mut stream = connect(&lab, Version::V4).expect("served");
+    assert!(echoes(&mut stream));
+    stream.write_all(b"hang").expect("sent");
+    check(&lab, &mut stack).expect("a handler that hangs is no end");
+    let (sender, reports) = mpsc::channel();
+    std::thread::spawn(move || sender.send(stack.shutdown(Duration::from_millis(100))));
+    let report = reports
+        .recv_timeout(Duration::from_secs(30))
+        .expect("a stop ends");
+    assert_eq!(report.queues_left, [0]);
+    assert!(
+        !report.conserved,
+        "its core may do anything with its frames"
+    );
+    assert_eq!(report.slow_threads_left, 0);
+    assert!(!lab.xdp_attached());
+    let refused = connect(&lab, Version::V4).expect_err("nobody serves it");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
 }

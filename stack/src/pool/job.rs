@@ -29,6 +29,8 @@ pub(crate) enum Job {
         source: Source,
         core: MailboxSender,
     },
+    /// Nothing: the pool stops, and a thread that waits for a job is to see that.
+    End,
     /// A body that nobody wants any more: closing its file may take long.
     Discard(Source),
     /// A stream request of a demoted handler: all unconsumed bytes of the flow.
@@ -58,7 +60,7 @@ impl Job {
             Self::Chunk { core, .. } | Self::Stream { core, .. } | Self::Datagram { core, .. } => {
                 core.reserve()
             }
-            Self::Discard(_) => true,
+            Self::Discard(_) | Self::End => true,
         }
     }
 
@@ -73,7 +75,7 @@ impl Job {
                 Some(request)
             }
             Self::Stream { request, .. } | Self::Datagram { request, .. } => Some(request),
-            Self::Chunk { .. } | Self::Discard(_) => None,
+            Self::Chunk { .. } | Self::Discard(_) | Self::End => None,
         }
     }
 
@@ -101,6 +103,7 @@ impl Job {
                 });
             }
             Self::Discard(source) => drop(source),
+            Self::End => {}
             Self::Stream {
                 handler,
                 slow,

@@ -83,14 +83,17 @@ impl Pool {
     /// how many did not: they are left behind and end when their handler does.
     pub(crate) fn stop(self, mut is_over: impl FnMut() -> bool) -> usize {
         self.stopping.store(true, Ordering::Release);
-        // Threads that wait for a job end once no submitter is left: the workers' are gone with them.
-        drop(self.submitter);
-        // With all threads busy nobody else would drop these, and they may hold frames on loan.
-        while let Ok(job) = self.queue.try_recv() {
-            run(job, &self.stopping);
-        }
         let mut threads = self.threads;
         loop {
+            // With all threads busy nobody else would drop these, and they may hold frames on loan.
+            while let Ok(job) = self.queue.try_recv() {
+                run(job, &self.stopping);
+            }
+            // Threads that wait for a job are told: a core that hangs in a handler keeps its submitter, so that the queue
+            // does not end by itself.
+            for _ in &threads {
+                let _ = self.submitter.try_submit(Job::End);
+            }
             // A panic was caught and reported in `run`: joining a finished thread would add nothing.
             threads.retain(|thread| !thread.is_finished());
             if threads.is_empty() || is_over() {
@@ -125,6 +128,9 @@ impl Submitter {
 fn work(queue: &Receiver<Job>, stopping: &AtomicBool) {
     while let Ok(job) = queue.recv() {
         run(job, stopping);
+        if stopping.load(Ordering::Acquire) {
+            return;
+        }
     }
 }
 
@@ -236,6 +242,18 @@ mod tests {
         assert!(submit(&stuck) && !submit(&stuck));
         let until = Instant::now() + Duration::from_secs(10);
         assert_eq!(pool.stop(|| Instant::now() >= until), 0);
+    }
+
+    #[test]
+    fn a_core_that_does_not_end_keeps_no_thread() {
+        let pool = Pool::start(2, 1).unwrap();
+        let kept = pool.submitter().clone();
+        let until = Instant::now() + Duration::from_secs(10);
+        assert_eq!(pool.stop(|| Instant::now() >= until), 0);
+        let mailbox = Mailbox::detached(1);
+        let quick: Arc<dyn SlowPath> = Arc::new(Quick);
+        let refused = kept.try_submit(job(&quick, &mailbox)).unwrap_err();
+        assert!(refused.cancel().is_some());
     }
 
     #[test]

@@ -138,6 +138,7 @@ impl Attachment {
             frames,
             conserved,
             queues_lost: Vec::new(),
+            queues_left: Vec::new(),
             cut_short: false,
             slow_threads_left: 0,
         }

@@ -42,6 +42,11 @@ use crate::port::xsk::{XskPort, XskStatistics};
 use crate::telemetry::Counters;
 use crate::worker::{Ended, RunState, RunSwitch};
 
+/// Time that a core has to reset its connections and to take its frames home, a second at most each. One that takes longer
+/// hangs in a handler.
+const CORE_STOP_MAX: Duration = Duration::from_secs(4);
+/// How often the ends of cores are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Time that a slow-path handler has at least to come back when the stack stops.
 const SLOW_PATH_GRACE_MIN: Duration = Duration::from_secs(1);
 
@@ -156,6 +161,7 @@ impl Stack {
             conserved: frames.iter().all(|(_, count)| count.is_conserved()),
             frames,
             queues_lost: self.queues_lost(),
+            queues_left: Vec::new(),
             cut_short: false,
             slow_threads_left: 0,
         }
@@ -228,7 +234,8 @@ impl Stack {
     }
 
     /// Stops: no new connections; what was begun has `grace` to finish and is reset then. The kernel has
-    /// its traffic back before the sockets close.
+    /// its traffic back before the sockets close. A core whose handler has not returned four seconds after the grace is left
+    /// behind (see [`Report::queues_left`]).
     ///
     /// Requests that wait for the slow path when the grace is over are dropped. Handlers that are in the
     /// middle of one have what is left of the grace, at least a second; threads that are busy even then
@@ -244,7 +251,7 @@ impl Stack {
         self.set_state(RunState::Draining);
         let mut grace = Grace::new(Instant::now(), grace, &is_urgent);
         while !self.all_finished() && !grace.is_over(Instant::now()) {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK_EVERY);
         }
         self.stop(grace)
     }
@@ -268,8 +275,20 @@ impl Stack {
         self.set_state(RunState::Stopping);
         let mut ended = Vec::new();
         let mut queues_lost = Vec::new();
+        let mut queues_left = Vec::new();
         let mut complete = true;
+        let until = Instant::now() + CORE_STOP_MAX;
+        while !self.all_finished() && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY);
+        }
         for worker in &mut self.workers {
+            if !worker.is_finished() {
+                // No thread can be ended from outside. Dropping its handle leaves it behind.
+                worker.state = WorkerState::Gone;
+                queues_left.push(worker.queue);
+                complete = false;
+                continue;
+            }
             let end = worker.join();
             if end.as_ref().is_none_or(|end| end.result.is_err()) {
                 queues_lost.push(worker.queue);
@@ -289,6 +308,12 @@ impl Stack {
             && let Err(error) = program.detach()
         {
             log::debug!("detaching the XDP program: {error}");
+        }
+        for queue in &queues_left {
+            log::warn!(
+                "the core of queue {queue} is still in a handler and is left behind, its connections without a reset; the \
+                 queue stays taken until the handler returns or this process ends"
+            );
         }
         for worker in &mut self.workers {
             worker.statistics = None;
@@ -320,6 +345,7 @@ impl Stack {
             frames,
             conserved: conserved && complete,
             queues_lost,
+            queues_left,
             cut_short,
             slow_threads_left,
         }

@@ -96,6 +96,10 @@ pub struct Report {
     pub queues_lost: Vec<u32>,
     /// After a stop: whether the grace was cut short while connections were not finished, which were reset then.
     pub cut_short: bool,
+    /// After a stop: queues whose core was still in a handler when the time was over. The core's thread is left behind and ends
+    /// when its handler does. Until then, or until the process ends, it keeps the queue's memory and its socket, so nobody else
+    /// can serve the queue; the traffic is the kernel's. Its frames are not accounted for.
+    pub queues_left: Vec<u32>,
     /// After a stop: threads of the slow path that were still in a handler when the time was over. They
     /// are left behind and end when their handler does. Until then, if they hold requests in frames, the
     /// memory of their queues stays.
