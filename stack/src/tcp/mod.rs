@@ -883,7 +883,7 @@ impl Tcp {
     /// Resets connections from the end of `ids`, as many as there are free frames to tell their peers in, and takes them
     /// off the list. The next [`flush`](Self::flush) has the segments of all of them on their way.
     pub(crate) fn abort_some(&mut self, ids: &mut Vec<FlowId>, turn: &mut Turn<'_>) {
-        let frames = turn.egress.arena.free_frames() as usize;
+        let frames = turn.egress.arena.free_frames();
         for id in ids.split_off(ids.len().saturating_sub(frames)) {
             self.abort(id, turn);
         }
