@@ -162,7 +162,7 @@ impl Tcp {
             turn.egress.arena.free(frame);
             return false;
         };
-        self.handshake.use_up(key, turn.now);
+        self.handshake.use_up(key, peer, turn.now);
         turn.counters.flows_opened.increment();
         turn.counters.flows_established.increment();
         self.dispatch(id, frame, segment, turn);
