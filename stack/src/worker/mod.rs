@@ -77,7 +77,7 @@ pub(crate) struct WorkerParts {
     pub(crate) ip_mtu: usize,
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
-    /// For what must not be guessed.
+    /// For what must not be guessed; the same for all workers of a stack.
     pub(crate) secret: Secret,
     /// Added to our initial sequence numbers: for tests.
     pub(crate) isn_offset: u32,
