@@ -253,6 +253,8 @@ counters! {
     time_wait_evicted,
     /// TIME-WAIT entries that gave way to a new connection of the same ends.
     time_wait_reused,
+    /// Segments for connections in TIME-WAIT that got no answer because another one got one a moment ago.
+    time_wait_unanswered,
     /// ICMP echo requests answered.
     icmp_echo_replies,
     /// ICMP port unreachable messages sent.

@@ -105,6 +105,7 @@ const SCENARIOS: &[Scenario] = &[
     (&["gap_timeouts"], a_gap_that_stays),
     (&["time_wait_evicted"], time_waits),
     (&["time_wait_reused"], reused_ends),
+    (&["time_wait_unanswered"], repeated_fins),
     (&["tx_no_frame"], no_frame),
 ];
 
@@ -492,6 +493,20 @@ fn reused_ends() -> Sim {
     again.seq = raw.seq.wrapping_add(100);
     again.ack = again.syn(&mut sim)[0].seq.wrapping_add(1);
     assert_eq!(again.request(&mut sim, b"reply x\n"), b"<x>\n");
+    sim
+}
+
+/// A FIN that comes three times at once.
+fn repeated_fins() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    let answers = raw.send(&mut sim, ACK, b"close\n");
+    raw.take(&mut sim, &answers);
+    let seq = raw.seq;
+    for _ in 0..3 {
+        raw.seq = seq;
+        raw.send(&mut sim, FIN | ACK, b"");
+    }
     sim
 }
 

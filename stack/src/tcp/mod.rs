@@ -35,6 +35,7 @@ use self::engine::Engine;
 use self::handshake::Handshake;
 pub(crate) use self::handshake::Secret;
 use self::held::Held;
+use self::passive::drop_odd;
 use self::segment::{Segment, is_before};
 use self::time_wait::{Closed, TimeWait};
 use crate::arena::{Frame, FrameMemory, Owner};
@@ -298,7 +299,8 @@ impl Tcp {
     ) {
         let segment = Segment::read(turn.egress.arena.bytes(&frame), packet, payload, flags);
         match self.flows.find(&packet.key) {
-            Some(id) => self.dispatch(id, frame, &segment, turn),
+            Some(id) if segment.is_plain() => self.dispatch(id, frame, &segment, turn),
+            Some(_) => drop_odd(frame, turn),
             None => self.receive_unknown(frame, &packet.key, &segment, turn),
         }
     }

@@ -491,10 +491,9 @@ fn parse_transport(
             if header_len < TCP_HEADER_BYTES_MIN || header_len > segment.len() {
                 return Err(Reject::TcpHeader);
             }
-            // At most one of FIN, SYN and RST: no honest segment says two of them. And all but a first
-            // SYN and a reset acknowledge (RFC 9293 section 3.10.7.4: "if the ACK bit is off, drop").
-            let (controls, acknowledges) = (segment[13] & 0x07, segment[13] & 0x10 != 0);
-            if controls.count_ones() > 1 || !(acknowledges || matches!(controls, 0x02 | 0x04)) {
+            // A reset says nothing else, and is never answered. Other odd flags are TCP's to refuse: to a closed port
+            // whatever is not a reset is answered with one (RFC 9293 section 3.10.7.1).
+            if segment[13] & 0x04 != 0 && segment[13] & 0x03 != 0 {
                 return Err(Reject::TcpHeader);
             }
             check_tcp_options(&segment[TCP_HEADER_BYTES_MIN..header_len])?;
