@@ -32,6 +32,7 @@ const SCENARIOS: &[Scenario] = &[
         ping,
     ),
     (&["icmp_echo_replies"], ping),
+    (&["path_mtu_lowered", "icmp_too_big_ignored"], narrow_path),
     (&["neighbour_messages"], neighbours),
     (
         &[
@@ -181,6 +182,18 @@ fn ends() -> Ends {
 fn ping() -> Sim {
     let mut sim = worker(|_| {});
     exchange(&mut sim, &echo_request(ends(), 1, 1, b"ping"));
+    sim
+}
+
+/// A router says twice that a reply is too big.
+fn narrow_path() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    let seq = raw.ack;
+    raw.send(&mut sim, ACK, b"content 1000\n");
+    for _ in 0..2 {
+        exchange(&mut sim, &too_big(ends(), (PORT, 5000), seq, 1040, 600));
+    }
     sim
 }
 

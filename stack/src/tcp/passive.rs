@@ -141,12 +141,14 @@ impl Tcp {
     fn accept(
         &mut self,
         service: u16,
-        peer: PeerOptions,
+        mut peer: PeerOptions,
         frame: Frame,
         key: &FlowKey,
         segment: &Segment,
         turn: &mut Turn<'_>,
     ) -> bool {
+        let said = peer;
+        peer.mss = peer.mss.min(self.resources.path_mss(key, turn.now));
         let direct = Direct::accepted(
             service,
             peer,
@@ -166,7 +168,7 @@ impl Tcp {
             turn.egress.arena.free(frame);
             return false;
         };
-        self.handshake.use_up(key, peer, turn.now);
+        self.handshake.use_up(key, said, turn.now);
         turn.counters.flows_opened.increment();
         turn.counters.flows_established.increment();
         self.dispatch(id, frame, segment, turn);
@@ -210,13 +212,12 @@ impl Tcp {
             if let Some(Reopening {
                 peer_isn,
                 isn,
-                mut peer,
+                peer,
             }) = reopening
                 && segment.flags & (SYN | ACK) == ACK
                 && segment.ack == isn.wrapping_add(1)
             {
                 if segment.seq == peer_isn.wrapping_add(1) {
-                    peer.mss = peer.mss.min(segment::local_mss(self.resources.ip_mtu, key));
                     if self.accept(service, peer, frame, key, segment, turn) {
                         self.time_wait.remove(id);
                         turn.counters.time_wait_reused.increment();

@@ -403,6 +403,11 @@ impl<P: Port> Worker<P> {
                 self.icmp
                     .echo(frame, &packet, &mut self.egress, &self.counters);
             }
+            TransportKind::TooBig(said) => {
+                self.egress.arena.free(frame);
+                let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
+                self.tcp.packet_too_big(&packet.key, &said, &mut turn);
+            }
         }
     }
 
