@@ -6,29 +6,27 @@ use crate::Instant;
 use crate::arena::Frame;
 use crate::egress::Egress;
 use crate::telemetry::Counters;
+use crate::token_bucket::TokenBucket;
 use crate::wire::checksum::Sum;
 use crate::wire::{Address, Transport, ip};
 
 const ICMP_HEADER_BYTES: usize = 8;
 
 /// Errors per second (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)), and how many at once.
-const ERRORS_PER_SECOND: i64 = 1000;
-const ERROR_BURST: i64 = 50;
+const ERRORS_PER_SECOND: u32 = 1000;
+const ERROR_BURST: u32 = 50;
 
 /// The ICMP of one core.
 #[derive(Debug)]
 pub(crate) struct Icmp {
-    /// Token bucket: tokens in millionths, and when they were last added to.
-    tokens: i64,
-    refilled_at: Instant,
+    errors: TokenBucket,
     ip_mtu: usize,
 }
 
 impl Icmp {
     pub(crate) fn new(ip_mtu: usize, now: Instant) -> Self {
         Self {
-            tokens: ERROR_BURST * 1_000_000,
-            refilled_at: now,
+            errors: TokenBucket::new(ERRORS_PER_SECOND, ERROR_BURST, now),
             ip_mtu,
         }
     }
@@ -66,7 +64,7 @@ impl Icmp {
         egress: &mut Egress,
         counters: &Counters,
     ) {
-        if self.take_token(now) {
+        if self.errors.take(now) {
             self.send_unreachable(&frame, packet, egress, counters);
         } else {
             counters.icmp_rate_limited.increment();
@@ -110,20 +108,6 @@ impl Icmp {
         if sent {
             counters.icmp_unreachables.increment();
         }
-    }
-
-    fn take_token(&mut self, now: Instant) -> bool {
-        let elapsed = (now - self.refilled_at).total_micros() as i64;
-        self.refilled_at = now;
-        self.tokens = self
-            .tokens
-            .saturating_add(elapsed.saturating_mul(ERRORS_PER_SECOND))
-            .min(ERROR_BURST * 1_000_000);
-        if self.tokens < 1_000_000 {
-            return false;
-        }
-        self.tokens -= 1_000_000;
-        true
     }
 }
 

@@ -82,6 +82,7 @@ mod tcp;
 pub mod telemetry;
 pub mod testing;
 pub mod timer;
+mod token_bucket;
 mod udp;
 pub mod wire;
 mod worker;

@@ -257,6 +257,13 @@ counters! {
     time_wait_evicted,
     /// TIME-WAIT entries that gave way to a new connection of the same ends.
     time_wait_reused,
+    /// Segments for connections in TIME-WAIT that got no answer because another one got one a moment ago.
+    time_wait_unanswered,
+    /// Times that a connection's segments became smaller because a link on their way is narrower than ours.
+    path_mtu_lowered,
+    /// ICMP messages about TCP segments that were too big which changed nothing: no such segment is in flight, the
+    /// connection's are smaller already, or what the message says cannot be.
+    icmp_too_big_ignored,
     /// ICMP echo requests answered.
     icmp_echo_replies,
     /// ICMP port unreachable messages sent.

@@ -32,6 +32,7 @@ const SCENARIOS: &[Scenario] = &[
         ping,
     ),
     (&["icmp_echo_replies"], ping),
+    (&["path_mtu_lowered", "icmp_too_big_ignored"], narrow_path),
     (&["neighbour_messages"], neighbours),
     (
         &[
@@ -106,6 +107,7 @@ const SCENARIOS: &[Scenario] = &[
     (&["gap_timeouts"], a_gap_that_stays),
     (&["time_wait_evicted"], time_waits),
     (&["time_wait_reused"], reused_ends),
+    (&["time_wait_unanswered"], repeated_fins),
     (&["tx_no_frame"], no_frame),
 ];
 
@@ -185,6 +187,18 @@ fn ends() -> Ends {
 fn ping() -> Sim {
     let mut sim = worker(|_| {});
     exchange(&mut sim, &echo_request(ends(), 1, 1, b"ping"));
+    sim
+}
+
+/// A router says twice that a reply is too big.
+fn narrow_path() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    let seq = raw.ack;
+    raw.send(&mut sim, ACK, b"content 1000\n");
+    for _ in 0..2 {
+        exchange(&mut sim, &too_big(ends(), (PORT, 5000), seq, 1040, 600));
+    }
     sim
 }
 
@@ -511,6 +525,20 @@ fn reused_ends() -> Sim {
     again.seq = raw.seq.wrapping_add(100);
     again.ack = again.syn(&mut sim)[0].seq.wrapping_add(1);
     assert_eq!(again.request(&mut sim, b"reply x\n"), b"<x>\n");
+    sim
+}
+
+/// A FIN that comes three times at once.
+fn repeated_fins() -> Sim {
+    let mut sim = worker(|_| {});
+    let mut raw = Raw::open(&mut sim, Version::V4, 5000);
+    let answers = raw.send(&mut sim, ACK, b"close\n");
+    raw.take(&mut sim, &answers);
+    let seq = raw.seq;
+    for _ in 0..3 {
+        raw.seq = seq;
+        raw.send(&mut sim, FIN | ACK, b"");
+    }
     sim
 }
 

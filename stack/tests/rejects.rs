@@ -315,6 +315,9 @@ fn cases(reason: Reject) -> Vec<Vec<u8>> {
                 message(V4, 3, 3),
                 message(V4, 13, 0),
                 message(V4, 8, 1),
+                // "Fragmentation needed" and "packet too big" that quote nothing.
+                message(V4, 3, 4),
+                message(V6, 2, 0),
                 message(V6, 129, 0),
                 message(V6, 1, 4),
                 message(V6, 128, 1),

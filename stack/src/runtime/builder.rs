@@ -19,7 +19,7 @@ use crate::pool::{Mailbox, Pool, Submitter};
 use crate::port::faulty::FaultyPort;
 use crate::port::xsk::Bound;
 use crate::service::{Budget, DatagramService, Handler, StreamService};
-use crate::tcp::StreamPort;
+use crate::tcp::{Secret, StreamPort};
 use crate::telemetry::Counters;
 use crate::udp::DatagramPort;
 use crate::worker::{Ended, RunSwitch, Worker, WorkerParts};
@@ -92,7 +92,6 @@ impl Builder {
                 }
             })?;
         let switch = Arc::new(RunSwitch::default());
-        let clock = MonotonicClock::since(Instant::now());
         // From here on, dropping the stack undoes everything.
         let mut stack = Stack {
             config: config.clone(),
@@ -105,12 +104,16 @@ impl Builder {
             responder,
             _reservations: reservations,
         };
-        // Gone before the stack is, if a worker does not start: the pool's threads wait for jobs until no
-        // submitter is left.
-        let submitter = pool.submitter().clone();
+        // One clock and one secret for all workers: if the card steers a connection to another queue in the middle of its
+        // handshake, that queue's worker completes it.
+        let common = Common {
+            clock: MonotonicClock::since(Instant::now()),
+            secret: random_secret(),
+            pool: pool.submitter().clone(),
+        };
         stack.pool = Some(pool);
         for (number, bound) in bound.into_iter().enumerate() {
-            let worker = self.start_worker(number, bound, &interface, &stack, &submitter, clock)?;
+            let worker = self.start_worker(number, bound, &interface, &stack, &common)?;
             stack.workers.push(worker);
         }
         queues::wait_for_link(&interface);
@@ -123,10 +126,10 @@ impl Builder {
         bound: Bound,
         interface: &Interface,
         stack: &Stack,
-        pool: &Submitter,
-        mut clock: MonotonicClock,
+        common: &Common,
     ) -> Result<RunningWorker, StartError> {
         let config = &self.config;
+        let mut clock = common.clock;
         let (queue, core) = (config.queues[number], config.cores[number]);
         let system = |action| move |source| StartError::System { action, source };
         let registration = match &stack.program {
@@ -164,9 +167,8 @@ impl Builder {
             shared_address: config.shared_address,
             ip_mtu: interface.mtu,
             limits: config.limits,
-            // Random keys from the operating system, by way of the standard library's hasher.
             seed: RandomState::new().hash_one(number),
-            secret: [0, 1].map(|half| RandomState::new().hash_one((number, half))),
+            secret: common.secret,
             isn_offset: 0,
             engine_only: config.engine_only,
             streams: self
@@ -193,7 +195,7 @@ impl Builder {
                 })
                 .collect(),
             client: self.client.as_ref().map(|make| make(number)),
-            pool: pool.clone(),
+            pool: common.pool.clone(),
             mailbox,
             counters: Arc::clone(&counters),
         };
@@ -226,6 +228,21 @@ impl Builder {
             state: WorkerState::Runs(thread),
         })
     }
+}
+
+/// What all workers of a stack have in common.
+struct Common {
+    /// With one start: cookies say when they were made.
+    clock: MonotonicClock,
+    secret: Secret,
+    /// Dropped before the stack is, if a worker does not start: the pool's threads wait for jobs until no
+    /// submitter is left.
+    pool: Submitter,
+}
+
+/// 128 bits that nobody can guess, from the operating system by way of the standard library's hasher.
+fn random_secret() -> Secret {
+    [0, 1].map(|half| RandomState::new().hash_one(half))
 }
 
 /// What the XDP program is to give to us.

@@ -5,6 +5,7 @@
 //!   [`rtt`]: their timer.
 //! * [`connection`]: flows with an engine, [`engine`]; [`summon`]: how they come by it; [`outgoing`]: what a
 //!   reply has left to send.
+//! * [`path_mtu`]: links on the way that are narrower than ours.
 //! * [`time_wait`]: what is left of connections that we closed first.
 //! * [`segment`]: reading and writing headers.
 //!
@@ -17,6 +18,7 @@ mod handshake;
 mod held;
 mod outgoing;
 mod passive;
+mod path_mtu;
 mod rtt;
 mod segment;
 mod summon;
@@ -35,6 +37,8 @@ use self::engine::Engine;
 use self::handshake::Handshake;
 pub(crate) use self::handshake::Secret;
 use self::held::Held;
+use self::passive::drop_odd;
+use self::path_mtu::PathMtu;
 use self::segment::{Segment, is_before};
 use self::time_wait::{Closed, TimeWait};
 use crate::arena::{Frame, FrameMemory, Owner};
@@ -158,6 +162,8 @@ pub(crate) struct Resources {
     client_tx_bytes: usize,
     /// How far the windows of connections that we open are shifted.
     client_shift: u8,
+    /// Paths that are narrower than our link.
+    path_mtu: PathMtu,
     /// What direct flows have in flight.
     held: Held,
     /// Where a request is made one slice, with room behind it.
@@ -173,6 +179,13 @@ pub(crate) struct Resources {
 }
 
 impl Resources {
+    /// The largest segment that our link, and the path to the peer as far as it is known, have room for.
+    fn path_mss(&self, key: &FlowKey, now: Instant) -> u16 {
+        let local = segment::local_mss(self.ip_mtu, key);
+        let path = self.path_mtu.mtu(&key.peer, now);
+        path.map_or(local, |mtu| local.min(path_mtu::mss(mtu, key)))
+    }
+
     fn note_call(&mut self, service: usize) {
         let calls = self.called.map_or(0, |(_, calls)| calls);
         self.called = Some((service, calls + 1));
@@ -283,6 +296,7 @@ impl Tcp {
                 client_rx_bytes: limits.client_rx_bytes,
                 client_tx_bytes: limits.client_tx_bytes,
                 client_shift: receive_shift(limits.client_rx_bytes),
+                path_mtu: PathMtu::new(split_seed(seed, 4)),
                 held: Held::new(memory.frames(), limits.held_frames, limits.held_per_flow),
                 memory,
                 scratch: vec![0; ENGINE_RX_BYTES + SCRATCH_ROOM_BYTES],
@@ -313,7 +327,8 @@ impl Tcp {
     ) {
         let segment = Segment::read(turn.egress.arena.bytes(&frame), packet, payload, flags);
         match self.flows.find(&packet.key) {
-            Some(id) => self.dispatch(id, frame, &segment, turn),
+            Some(id) if segment.is_plain() => self.dispatch(id, frame, &segment, turn),
+            Some(_) => drop_odd(frame, turn),
             None => self.receive_unknown(frame, &packet.key, &segment, turn),
         }
     }

@@ -10,7 +10,7 @@ use super::{Flow, Tcp, Turn, receive_shift};
 use crate::Instant;
 use crate::arena::Frame;
 use crate::config::ENGINE_RX_BYTES;
-use crate::wire::FlowKey;
+use crate::wire::{FlowKey, Reject};
 
 /// A new connection of the same ends may begin while the last one is in TIME-WAIT; our sequence numbers begin so far
 /// behind those of segments that may still be under way (RFC 1122 section 4.2.2.13).
@@ -33,6 +33,10 @@ impl Tcp {
             refuse(frame, key, segment, turn);
             return;
         };
+        if !segment.is_plain() {
+            drop_odd(frame, turn);
+            return;
+        }
         if segment.is_syn() {
             self.answer_syn(frame, key, segment, turn);
             return;
@@ -137,12 +141,14 @@ impl Tcp {
     fn accept(
         &mut self,
         service: u16,
-        peer: PeerOptions,
+        mut peer: PeerOptions,
         frame: Frame,
         key: &FlowKey,
         segment: &Segment,
         turn: &mut Turn<'_>,
     ) -> bool {
+        let said = peer;
+        peer.mss = peer.mss.min(self.resources.path_mss(key, turn.now));
         let direct = Direct::accepted(
             service,
             peer,
@@ -162,7 +168,7 @@ impl Tcp {
             turn.egress.arena.free(frame);
             return false;
         };
-        self.handshake.use_up(key, turn.now);
+        self.handshake.use_up(key, said, turn.now);
         turn.counters.flows_opened.increment();
         turn.counters.flows_established.increment();
         self.dispatch(id, frame, segment, turn);
@@ -195,20 +201,23 @@ impl Tcp {
                     isn: closed.snd_nxt.wrapping_add(REUSE_DISTANCE),
                     peer: self.options(&frame, key, segment, turn),
                 };
-                self.time_wait.reopen(id, reopening);
-                self.send_syn_ack(frame, key, segment, reopening.peer, reopening.isn, turn);
+                if self.time_wait.reopen(id, reopening, turn.now) {
+                    self.send_syn_ack(frame, key, segment, reopening.peer, reopening.isn, turn);
+                } else {
+                    turn.counters.time_wait_unanswered.increment();
+                    turn.egress.arena.free(frame);
+                }
                 return;
             }
             if let Some(Reopening {
                 peer_isn,
                 isn,
-                mut peer,
+                peer,
             }) = reopening
                 && segment.flags & (SYN | ACK) == ACK
                 && segment.ack == isn.wrapping_add(1)
             {
                 if segment.seq == peer_isn.wrapping_add(1) {
-                    peer.mss = peer.mss.min(segment::local_mss(self.resources.ip_mtu, key));
                     if self.accept(service, peer, frame, key, segment, turn) {
                         self.time_wait.remove(id);
                         turn.counters.time_wait_reused.increment();
@@ -220,12 +229,17 @@ impl Tcp {
                 return;
             }
         }
-        let is_old_fin = segment.has(segment::FIN)
+        let is_old_fin = segment.flags & (segment::FIN | SYN | ACK) == segment::FIN | ACK
             && segment.seq.wrapping_add(segment.seq_len()) == closed.rcv_nxt;
         if is_old_fin {
             self.time_wait.restart(id, turn.now);
         } else if segment.seq == closed.rcv_nxt && segment.seq_len() == 0 {
             // In order, and nothing in it.
+            turn.egress.arena.free(frame);
+            return;
+        }
+        if !self.time_wait.may_acknowledge(id, turn.now) {
+            turn.counters.time_wait_unanswered.increment();
             turn.egress.arena.free(frame);
             return;
         }
@@ -237,6 +251,13 @@ impl Tcp {
         };
         segment::send_bare(frame, &segment.link, key, numbers, turn.egress);
     }
+}
+
+/// Drops a segment whose flags can be nobody's.
+#[cold]
+pub(super) fn drop_odd(frame: Frame, turn: &mut Turn<'_>) {
+    turn.counters.reject(Reject::TcpHeader);
+    turn.egress.arena.free(frame);
 }
 
 /// Answers a segment that belongs to no connection, as RFC 9293 section 3.10.7.1 says.

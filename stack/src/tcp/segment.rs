@@ -74,6 +74,13 @@ impl Segment {
         self.len() as u32 + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
     }
 
+    /// Returns whether its flags can be those of a segment on a connection: it is no SYN that closes, and it acknowledges
+    /// something or is a SYN or a reset (RFC 9293 section 3.10.7.4: "if the ACK bit is off, drop the segment").
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.flags & (SYN | FIN) != SYN | FIN && self.flags & (ACK | SYN | RST) != 0
+    }
+
     /// Its first SYN, without an acknowledgement.
     pub(super) fn is_syn(&self) -> bool {
         self.flags & (SYN | ACK | RST | FIN) == SYN

@@ -11,6 +11,9 @@ use crate::{Duration, Instant};
 /// How long an entry stays: twice a maximum segment lifetime of 30 s, as common stacks have it (RFC 9293
 /// section 3.4.2 would have 2 minutes for one).
 const TIME_WAIT: Duration = Duration::from_secs(60);
+/// Time between two answers of an entry, at least (RFC 5961 section 7). Peers that repeat their last segment wait longer,
+/// since their timers double: after one that comes too early the next one is answered.
+const ANSWER_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is still known of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,10 @@ struct Entry {
     closed: Closed,
     reopening: Option<Reopening>,
     until: Instant,
+    /// When it may acknowledge something again, and when it may answer a SYN. These are two limits: a peer that opens
+    /// a new connection does not wait for old segments.
+    acknowledges_from: Instant,
+    answers_syns_from: Instant,
 }
 
 /// The connections in TIME-WAIT of one core.
@@ -88,6 +95,8 @@ impl TimeWait {
                 closed,
                 reopening: None,
                 until,
+                acknowledges_from: now,
+                answers_syns_from: now,
             },
         ) {
             self.order.push_back(id);
@@ -106,11 +115,24 @@ impl TimeWait {
         })
     }
 
-    /// A new connection of the same ends begins.
-    pub(super) fn reopen(&mut self, id: FlowId, reopening: Reopening) {
-        if let Some((_, entry)) = self.entries.get_mut(id) {
+    /// Begins a new connection of the same ends. Returns whether its SYN may be answered now; if not, the entry stays as
+    /// it was.
+    pub(super) fn reopen(&mut self, id: FlowId, reopening: Reopening, now: Instant) -> bool {
+        let Some((_, entry)) = self.entries.get_mut(id) else {
+            return false;
+        };
+        let may_answer = allows(&mut entry.answers_syns_from, now);
+        if may_answer {
             entry.reopening = Some(reopening);
         }
+        may_answer
+    }
+
+    /// Returns whether something old may be acknowledged now. The caller does so.
+    pub(super) fn may_acknowledge(&mut self, id: FlowId, now: Instant) -> bool {
+        self.entries
+            .get_mut(id)
+            .is_some_and(|(_, entry)| allows(&mut entry.acknowledges_from, now))
     }
 
     /// The peer has not heard that we know: the time begins again.
@@ -166,6 +188,15 @@ impl TimeWait {
             .get(1)
             .is_some_and(|id| self.entries.get(*id).is_none_or(|entry| entry.until <= now))
     }
+}
+
+/// Returns whether an answer may be sent now; the next one may be sent after a pause.
+fn allows(from: &mut Instant, now: Instant) -> bool {
+    let allows = *from <= now;
+    if allows {
+        *from = now + ANSWER_PAUSE;
+    }
+    allows
 }
 
 #[cfg(test)]

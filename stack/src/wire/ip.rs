@@ -87,3 +87,22 @@ pub(crate) fn write_words<const N: usize>(bytes: &mut [u8], words: &[u32; N]) {
         place.copy_from_slice(&word.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn ipv4_packets_are_not_to_be_fragmented_on_their_way() {
+        let [source, destination] =
+            [[192, 0, 2, 1], [192, 0, 2, 2]].map(|octets| Address::from(IpAddr::from(octets)));
+        for len in [20, 40, 576, 1500] {
+            let mut packet = vec![0xff; len];
+            write_header(&mut packet, &source, &destination, PROTOCOL_TCP);
+            // "Don't fragment", no fragment, and no identification.
+            assert_eq!(packet[4..8], [0, 0, 0x40, 0]);
+        }
+    }
+}

@@ -11,7 +11,7 @@ mod reject;
 
 pub(crate) use link::Colons;
 pub use link::{LINK_HEADER_BYTES_MAX, LinkHeader};
-pub use parse::{Local, Packet, Transport, TransportKind, parse};
+pub use parse::{Local, Packet, TooBig, Transport, TransportKind, parse};
 pub use reject::Reject;
 
 use std::hash::{Hash, Hasher};

@@ -21,6 +21,8 @@ use crate::config::Cidr;
 
 const TCP_HEADER_BYTES_MIN: usize = 20;
 const ICMP_HEADER_BYTES: usize = 8;
+/// Type and code of "destination unreachable: fragmentation needed and DF set" (RFC 792).
+const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
 
 /// A frame that passed all checks. Offsets are from the start of the frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub struct Transport {
     pub transport: usize,
     /// Where the packet ends: link padding is not part of it.
     pub end: usize,
-    /// Both ends; the ports are zero for ICMP.
+    /// Both ends; the ports are zero for ICMP. For [`TransportKind::TooBig`], the ends of the quoted segment.
     pub key: FlowKey,
     /// What it is.
     pub kind: TransportKind,
@@ -68,6 +70,20 @@ pub enum TransportKind {
     },
     /// ICMP echo request of the packet's IP version.
     EchoRequest,
+    /// ICMP message of the packet's IP version about a TCP segment of ours that a link on its way is too narrow for. Any
+    /// host may have sent it, and the quoted segment need not have been sent.
+    TooBig(TooBig),
+}
+
+/// "Fragmentation needed" (RFC 792, RFC 1191 section 4) or "packet too big" (RFC 4443 section 3.2), about a TCP segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooBig {
+    /// The sequence number of the quoted segment.
+    pub seq: u32,
+    /// Bytes of the IP packet that had it, by its own header.
+    pub len: u16,
+    /// Bytes of the largest packet that the link takes, at most 65,535; 0 if the router does not say.
+    pub mtu: u16,
 }
 
 /// What [`parse`] needs to know of us.
@@ -491,10 +507,9 @@ fn parse_transport(
             if header_len < TCP_HEADER_BYTES_MIN || header_len > segment.len() {
                 return Err(Reject::TcpHeader);
             }
-            // At most one of FIN, SYN and RST: no honest segment says two of them. And all but a first
-            // SYN and a reset acknowledge (RFC 9293 section 3.10.7.4: "if the ACK bit is off, drop").
-            let (controls, acknowledges) = (segment[13] & 0x07, segment[13] & 0x10 != 0);
-            if controls.count_ones() > 1 || !(acknowledges || matches!(controls, 0x02 | 0x04)) {
+            // A reset says nothing else, and is never answered. Other odd flags are TCP's to refuse: to a closed port
+            // whatever is not a reset is answered with one (RFC 9293 section 3.10.7.1).
+            if segment[13] & 0x04 != 0 && segment[13] & 0x03 != 0 {
                 return Err(Reject::TcpHeader);
             }
             check_tcp_options(&segment[TCP_HEADER_BYTES_MIN..header_len])?;
@@ -533,6 +548,10 @@ fn parse_transport(
         }
         (PROTOCOL_ICMP, true) => {
             check_icmp(segment, None)?;
+            if segment[..2] == FRAGMENTATION_NEEDED {
+                let (quoted, said) = quoted_v4(segment, &local).ok_or(Reject::IcmpIgnored)?;
+                return Ok(too_big(frame, ip, transport, end, quoted, said));
+            }
             if segment[0] != u8::from(Icmpv4Message::EchoRequest) || segment[1] != 0 {
                 return Err(Reject::IcmpIgnored);
             }
@@ -540,6 +559,10 @@ fn parse_transport(
         }
         (PROTOCOL_ICMPV6, false) => {
             check_icmp(segment, Some((&peer, &local)))?;
+            if segment[0] == u8::from(Icmpv6Message::PktTooBig) {
+                let (quoted, said) = quoted_v6(segment, &local).ok_or(Reject::IcmpIgnored)?;
+                return Ok(too_big(frame, ip, transport, end, quoted, said));
+            }
             if segment[0] != u8::from(Icmpv6Message::EchoRequest) || segment[1] != 0 {
                 return Err(Reject::IcmpIgnored);
             }
@@ -560,6 +583,98 @@ fn parse_transport(
         },
         kind,
     }))
+}
+
+/// An ICMP message about the segment between these ends.
+#[cold]
+fn too_big(
+    frame: &[u8],
+    ip: usize,
+    transport: usize,
+    end: usize,
+    key: FlowKey,
+    said: TooBig,
+) -> Packet {
+    Packet::Ip(Transport {
+        link: LinkHeader::answering(&frame[..ip]),
+        ip,
+        transport,
+        end,
+        key,
+        kind: TransportKind::TooBig(said),
+    })
+}
+
+/// Reads "fragmentation needed", if it quotes a TCP segment that `local` may have sent.
+#[cold]
+fn quoted_v4(message: &[u8], local: &Address) -> Option<(FlowKey, TooBig)> {
+    let quoted = message.get(ICMP_HEADER_BYTES..)?;
+    let header: &[u8; IPV4_HEADER_BYTES] = quoted.first_chunk()?;
+    let header_len = usize::from(header[0] & 0x0f) * 4;
+    let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+    if header[0] >> 4 != 4
+        || header_len < IPV4_HEADER_BYTES
+        || header[9] != PROTOCOL_TCP
+        || is_fragment
+    {
+        return None;
+    }
+    let address = |at: usize| {
+        let octets = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        Address::from(IpAddr::from(octets))
+    };
+    let (key, seq) = quoted_segment(quoted.get(header_len..)?, address(12), address(16), local)?;
+    let said = TooBig {
+        seq,
+        len: u16::from_be_bytes([header[2], header[3]]),
+        mtu: u16::from_be_bytes([message[6], message[7]]),
+    };
+    Some((key, said))
+}
+
+/// Reads "packet too big", if it quotes a TCP segment that `local` may have sent.
+#[cold]
+fn quoted_v6(message: &[u8], local: &Address) -> Option<(FlowKey, TooBig)> {
+    let quoted = message.get(ICMP_HEADER_BYTES..)?;
+    let header: &[u8; IPV6_HEADER_BYTES] = quoted.first_chunk()?;
+    // We send no extension headers.
+    if header[0] >> 4 != 6 || header[6] != PROTOCOL_TCP {
+        return None;
+    }
+    let address = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&header[at..at + 16]);
+        Address::from(IpAddr::from(octets))
+    };
+    let segment = &quoted[IPV6_HEADER_BYTES..];
+    let (key, seq) = quoted_segment(segment, address(8), address(24), local)?;
+    let payload = u16::from_be_bytes([header[4], header[5]]);
+    let mtu = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
+    let said = TooBig {
+        seq,
+        len: payload.saturating_add(IPV6_HEADER_BYTES as u16),
+        mtu: mtu.min(u16::MAX.into()) as u16,
+    };
+    Some((key, said))
+}
+
+/// The ends and the sequence number of the quoted beginning of a segment, if `local` may have sent it.
+fn quoted_segment(
+    segment: &[u8],
+    source: Address,
+    destination: Address,
+    local: &Address,
+) -> Option<(FlowKey, u32)> {
+    // As much as every router quotes (RFC 792).
+    let [a, b, c, d, seq @ ..]: [u8; 8] = *segment.first_chunk()?;
+    let key = FlowKey {
+        peer: destination,
+        local: source,
+        peer_port: u16::from_be_bytes([c, d]),
+        local_port: u16::from_be_bytes([a, b]),
+    };
+    let is_ours = source == *local && destination != *local;
+    (is_ours && key.peer_port != 0 && key.local_port != 0).then(|| (key, u32::from_be_bytes(seq)))
 }
 
 /// Refuses a list of TCP options whose lengths cannot be (RFC 9293 section 3.1, MUST-7).
@@ -611,7 +726,122 @@ mod tests {
         ]
     }
 
+    const OURS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const OURS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+    fn local() -> Local {
+        let addresses =
+            [(OURS_V4, 24), (OURS_V6, 64)].map(|(address, prefix)| Cidr { address, prefix });
+        Local::new(EthernetAddress([2, 0, 0, 0, 0, 1]), &addresses, &[], 1500)
+    }
+
+    /// A frame from a router with an ICMP message about `quoted`, and `mtu` in it; checksums are right.
+    fn too_big_frame(is_ipv4: bool, mtu: u16, quoted: &[u8]) -> Vec<u8> {
+        let (router, ours, protocol, kind): (IpAddr, IpAddr, u8, [u8; 2]) = if is_ipv4 {
+            (
+                [198, 51, 100, 1].into(),
+                OURS_V4,
+                PROTOCOL_ICMP,
+                FRAGMENTATION_NEEDED,
+            )
+        } else {
+            (
+                IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]),
+                OURS_V6,
+                PROTOCOL_ICMPV6,
+                [2, 0],
+            )
+        };
+        let (router, ours) = (Address::from(router), Address::from(ours));
+        let mut message = vec![kind[0], kind[1], 0, 0, 0, 0];
+        message.extend(mtu.to_be_bytes());
+        message.extend(quoted);
+        let sum = if is_ipv4 {
+            Sum::default()
+        } else {
+            Sum::pseudo_header(&router, &ours, protocol, message.len() as u16)
+        };
+        let field = sum.plus(&message).finish();
+        message[2..4].copy_from_slice(&field);
+        let mut packet = vec![0; crate::wire::ip::header_bytes(&ours)];
+        packet.extend(message);
+        crate::wire::ip::write_header(&mut packet, &router, &ours, protocol);
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        frame.extend(if is_ipv4 { [0x08, 0x00] } else { [0x86, 0xdd] });
+        frame.extend(packet);
+        frame
+    }
+
+    /// The first bytes of a segment of ours, as a router quotes it.
+    fn quoted_bytes(is_ipv4: bool, ports: (u16, u16), seq: u32, options: usize) -> Vec<u8> {
+        let (ours, theirs): (IpAddr, IpAddr) = if is_ipv4 {
+            (OURS_V4, [203, 0, 113, 9].into())
+        } else {
+            (OURS_V6, IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, 0, 9]))
+        };
+        let (ours, theirs) = (Address::from(ours), Address::from(theirs));
+        let header = crate::wire::ip::header_bytes(&ours);
+        let mut packet = vec![0; 1500];
+        crate::wire::ip::write_header(&mut packet, &ours, &theirs, PROTOCOL_TCP);
+        packet.truncate(header);
+        if is_ipv4 {
+            packet[0] += options as u8;
+            packet.extend(vec![1; 4 * options]);
+        }
+        packet.extend(ports.0.to_be_bytes());
+        packet.extend(ports.1.to_be_bytes());
+        packet.extend(seq.to_be_bytes());
+        packet
+    }
+
     proptest! {
+        #[test]
+        fn what_a_router_quotes_is_read(
+            is_ipv4 in any::<bool>(), mtu in any::<u16>(), seq in any::<u32>(), ports in (1u16.., 1u16..),
+            options in 0usize..=10, more in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut quoted = quoted_bytes(is_ipv4, ports, seq, options);
+            let whole = quoted.len();
+            quoted.extend(more);
+            let mut frame = too_big_frame(is_ipv4, mtu, &quoted);
+            let len = frame.len();
+            let Ok(Packet::Ip(packet)) = parse(&mut frame, len, &local()) else {
+                return Err(TestCaseError::fail("refused"));
+            };
+            let said = TooBig { seq, len: 1500, mtu };
+            prop_assert_eq!(packet.kind, TransportKind::TooBig(said));
+            prop_assert_eq!((packet.key.local_port, packet.key.peer_port), ports);
+            prop_assert!(local().has(&packet.key.local) && !local().has(&packet.key.peer));
+            // Less than ports and number is nothing.
+            let mut short = too_big_frame(is_ipv4, mtu, &quoted[..whole - 1]);
+            let len = short.len();
+            prop_assert_eq!(parse(&mut short, len, &local()), Err(Reject::IcmpIgnored));
+        }
+
+        #[test]
+        fn any_quote_is_read_or_ignored(
+            is_ipv4 in any::<bool>(), seq in any::<u32>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut quoted = quoted_bytes(is_ipv4, (80, 4000), seq, 0);
+            for (place, byte) in changes {
+                let place = place.index(quoted.len());
+                quoted[place] = byte;
+            }
+            quoted.truncate(cut.index(quoted.len() + 1));
+            let mut frame = too_big_frame(is_ipv4, 1400, &quoted);
+            let len = frame.len();
+            match parse(&mut frame, len, &local()) {
+                Ok(Packet::Ip(packet)) => {
+                    prop_assert!(matches!(packet.kind, TransportKind::TooBig(_)));
+                    prop_assert!(local().has(&packet.key.local) && packet.key.local != packet.key.peer);
+                    prop_assert!(packet.key.local_port != 0 && packet.key.peer_port != 0);
+                }
+                other => prop_assert_eq!(other, Err(Reject::IcmpIgnored)),
+            }
+        }
+
         #[test]
         fn a_prefix_contains_what_the_configured_one_does(
             base in address(), bits in 0u8..=128, other in address(),

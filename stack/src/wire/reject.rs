@@ -53,7 +53,8 @@ rejects! {
     IpDestination = "drop_ip_destination",
     /// Neither TCP, UDP nor ICMP of the right version.
     IpProtocol = "drop_ip_protocol",
-    /// TCP data offset, ports or flags that cannot be.
+    /// TCP data offset, ports or flags that cannot be (flags: a reset that says more; on a connection or to a service's
+    /// port also SYN with FIN, and neither SYN nor acknowledgement).
     TcpHeader = "drop_tcp_header",
     /// TCP checksum.
     TcpChecksum = "drop_tcp_checksum",

@@ -81,7 +81,7 @@ pub(crate) struct WorkerParts {
     pub(crate) ip_mtu: usize,
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
-    /// For what must not be guessed.
+    /// For what must not be guessed; the same for all workers of a stack.
     pub(crate) secret: Secret,
     /// Added to our initial sequence numbers: for tests.
     pub(crate) isn_offset: u32,
@@ -446,6 +446,11 @@ impl<P: Port> Worker<P> {
             TransportKind::EchoRequest => {
                 self.icmp
                     .echo(frame, &packet, &mut self.egress, &self.counters);
+            }
+            TransportKind::TooBig(said) => {
+                self.egress.arena.free(frame);
+                let mut turn = Turn::new(&mut self.egress, &self.counters, nanos, clock);
+                self.tcp.packet_too_big(&packet.key, &said, &mut turn);
             }
         }
     }

@@ -226,6 +226,36 @@ pub fn echo_request(ends: Ends, id: u16, number: u16, payload: &[u8]) -> Vec<u8>
     ip(ends, icmp_protocol(ends), &message)
 }
 
+/// A frame in which a router says that a segment between the second and the first of these ends, with these source and
+/// destination ports, was too big.
+pub fn too_big(ends: Ends, ports: (u16, u16), seq: u32, len: u16, mtu: u16) -> Vec<u8> {
+    let segment = Segment {
+        source_port: ports.0,
+        destination_port: ports.1,
+        seq,
+        flags: ACK,
+        ..Segment::default()
+    };
+    let sent = (ends.1, ends.0);
+    let mut quoted = ip(sent, TCP, &segment.bytes(sent))[14..].to_vec();
+    let (router, kind, code): (IpAddr, u8, u8) = if ends.0.is_ipv4() {
+        quoted[2..4].copy_from_slice(&len.to_be_bytes());
+        quoted[6] |= 0x40;
+        // No more than RFC 792 has every router quote.
+        quoted.truncate(20 + 8);
+        ([198, 51, 100, 1].into(), 3, 4)
+    } else {
+        quoted[4..6].copy_from_slice(&(len - 40).to_be_bytes());
+        ([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1].into(), 2, 0)
+    };
+    let mut rest = vec![0, 0];
+    rest.extend(mtu.to_be_bytes());
+    rest.extend(quoted);
+    let from_router = (router, ends.1);
+    let message = icmp_message(from_router, kind, code, &rest);
+    ip(from_router, icmp_protocol(ends), &message)
+}
+
 /// A TCP segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Segment {

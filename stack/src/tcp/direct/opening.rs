@@ -146,8 +146,8 @@ impl Direct {
         let options = &cx.turn.egress.arena.bytes(frame)
             [segment.transport + TCP_HEADER_BYTES..segment.payload];
         self.peer = PeerOptions::read(options, segment::default_mss(cx.key));
-        let local_mss = segment::local_mss(cx.resources.ip_mtu, cx.key);
-        self.peer.mss = self.peer.mss.min(local_mss);
+        let path_mss = cx.resources.path_mss(cx.key, cx.turn.now);
+        self.peer.mss = self.peer.mss.min(path_mss);
         self.link = segment.link;
         // Bytes that come with a SYN are not acknowledged: they will be sent again.
         self.rcv_nxt = segment.seq.wrapping_add(1);

@@ -27,6 +27,7 @@
 //! times 1..9 < ACK seq=1 ack=9       # so many segments like this come next
 //! ?< ACK seq=1 ack=9                 # if the next segment is this, it may be
 //! within 900ms..1100ms < ...         # it comes so long after the step before
+//! too-big mtu=1280 seq=1 len=1500    # a router says that our packet of 1,500 bytes, with our number 1, was too big
 //! nothing                            # nothing more was sent
 //! wait 1s                            # time passes; timers run on the way
 //! at 5s                              # time passes until so long after the start
@@ -142,6 +143,12 @@ pub enum Act {
     Expect {
         segment: Described,
         how: How,
+    },
+    /// An ICMP message that quotes a segment of ours.
+    TooBig {
+        mtu: u16,
+        seq: u32,
+        len: u16,
     },
     Nothing,
     Wait(Duration),

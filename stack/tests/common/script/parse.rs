@@ -131,6 +131,11 @@ fn step(words: &mut Words) -> Result<(Option<Mode>, Act), String> {
             words.must_be("<")?;
             expect(words, How::Times(from, to))?
         }
+        "too-big" => Act::TooBig {
+            mtu: words.named("mtu")?,
+            seq: words.named::<i64>("seq")? as u32,
+            len: words.named("len")?,
+        },
         "nothing" => Act::Nothing,
         "wait" => Act::Wait(duration(&words.plain()?)?),
         "at" => Act::At(duration(&words.plain()?)?),
@@ -391,6 +396,15 @@ impl Words {
             return Err(format!("{word} in place of {wanted}"));
         }
         Ok(())
+    }
+
+    /// The number behind `name=` in the next word.
+    fn named<T: FromStr>(&mut self, name: &str) -> Result<T, String> {
+        let word = self.plain()?;
+        let value = word
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('='));
+        number(value.ok_or_else(|| format!("no {name}=: {word}"))?)
     }
 
     /// Whether the next word is the second of two.

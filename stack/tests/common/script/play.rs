@@ -137,6 +137,13 @@ impl Stage {
                 if *batched { Ok(()) } else { self.settle() }
             }
             Act::Expect { segment, how } => self.expect(segment, *how),
+            Act::TooBig { mtu, seq, len } => {
+                let seq = self.connection().ours.unwrap_or(0).wrapping_add(*seq);
+                let ports = (self.our_port, self.peer_port);
+                let frame = packets::too_big(self.ends, ports, seq, *len, *mtu);
+                self.sim.peer().inject(&frame);
+                self.settle()
+            }
             Act::Nothing => {
                 self.settle()?;
                 self.require_silence("nothing")
