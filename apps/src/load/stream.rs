@@ -628,6 +628,8 @@ impl Client for StreamClient {
             if let Talk::Http(exchange) = &mut self.slots[index as usize].talk {
                 self.http.ask(exchange);
             }
+            // Its request may take longer than the run.
+            self.settle(index);
             self.wait(index);
             self.send(index, stream);
             return;
