@@ -833,6 +833,22 @@ fn uploads_end_when_the_server_has_taken_them() {
 }
 
 #[test]
+fn an_upload_may_take_longer_than_the_run() {
+    let plan = Plan {
+        size: 1 << 30,
+        ..upload()
+    };
+    let finished = run_stream(plan, |request: StreamRequest<'_>| {
+        let len = request.bytes().len();
+        request.ignore(len)
+    });
+    assert!(finished.is_measured && finished.record.errors.total() == 0);
+    let record = &finished.record;
+    assert_eq!((record.answered, record.unfinished), (0, 4));
+    assert!(record.bytes_sent > 0);
+}
+
+#[test]
 fn uploads_that_are_cut_or_answered_are_caught() {
     // More than is sent before anything comes back.
     let plan = Plan {
