@@ -153,11 +153,15 @@ apt_install() (
         install --no-install-recommends "$@"
 )
 
+# More packages whose programs a script needs beside the servers.
+BUILD_ALSO=()
+
 # Builds the servers in release, showing cargo's output only when it fails. Sets BIN_DIR.
 # The caller holds the build lock.
 build_servers() {
-    local output
-    if ! output=$(cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked -p interruptlet-apps 2>&1); then
+    local output package packages=()
+    for package in interruptlet-apps "${BUILD_ALSO[@]}"; do packages+=(-p "$package"); done
+    if ! output=$(cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --bins "${packages[@]}" 2>&1); then
         tail -n 40 <<<"$output" >&2
         die "building the servers failed"
     fi
@@ -215,14 +219,20 @@ lab_create() {
     done
 }
 
-# Joins the namespaces with a veth pair: srvI in the server's, cliI in the client's.
-# $1: index (0 to 3), $2: queues, $3: `plain` to leave the client's offloads as they are.
+# Sets the addresses of a pair. $1: its index.
 # shellcheck disable=SC2034
-lab_pair() {
-    local i=$1 queues=$2 offloads=${3-} net4
+lab_addresses() {
+    local i=$1 net4
     net4=${NET4%.*}.$((${NET4##*.} + i))
     CLIENT4[i]=$net4.1 SERVER4[i]=$net4.2
     CLIENT6[i]=$NET6:$i::1 SERVER6[i]=$NET6:$i::2
+}
+
+# Joins the namespaces with a veth pair: srvI in the server's, cliI in the client's.
+# $1: index (0 to 3), $2: queues, $3: `plain` to leave the client's offloads as they are.
+lab_pair() {
+    local i=$1 queues=$2 offloads=${3-}
+    lab_addresses "$i"
     # Made inside the namespaces: the root namespace never sees either end.
     ip -n "$CLIENT_NS" link add "cli$i" numtxqueues "$queues" numrxqueues "$queues" type veth \
         peer name "srv$i" numtxqueues "$queues" numrxqueues "$queues" netns "$SERVER_NS"
@@ -233,6 +243,27 @@ lab_pair() {
     fi
     ip -n "$CLIENT_NS" address add "${CLIENT4[i]}/24" dev "cli$i"
     ip -n "$CLIENT_NS" address add "${CLIENT6[i]}/64" dev "cli$i" nodad
+    ip -n "$SERVER_NS" link set "srv$i" up
+    ip -n "$CLIENT_NS" link set "cli$i" up
+}
+
+# Joins the namespaces like lab_pair, but with room for a relay: srvI's other end is relay-srvI, cliI's is
+# relay-cliI, both in the client's namespace, and nobody forwards between them. IPv4 only. $1: index (0 to 3).
+lab_relayed_pair() {
+    local i=$1 end
+    lab_addresses "$i"
+    ip -n "$CLIENT_NS" link add "relay-srv$i" type veth peer name "srv$i" netns "$SERVER_NS"
+    ip -n "$CLIENT_NS" link add "relay-cli$i" type veth peer name "cli$i"
+    for end in "relay-srv$i" "relay-cli$i"; do
+        # The kernel there says nothing by itself, and merges no segments on their way.
+        in_client sh -c "echo 1 >/proc/sys/net/ipv6/conf/$end/disable_ipv6"
+        ip -n "$CLIENT_NS" link set "$end" arp off up
+        in_client ethtool -K "$end" gro off >/dev/null
+    done
+    # What is sent has its own checksum and is no longer than a packet.
+    in_client ethtool -K "cli$i" tx off tso off gso off gro on >/dev/null
+    in_server ethtool -K "srv$i" tx off tso off gso off >/dev/null
+    ip -n "$CLIENT_NS" address add "${CLIENT4[i]}/24" dev "cli$i"
     ip -n "$SERVER_NS" link set "srv$i" up
     ip -n "$CLIENT_NS" link set "cli$i" up
 }

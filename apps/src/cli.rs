@@ -1,4 +1,4 @@
-//! The command lines of both servers, and what is wrong with them.
+//! The command lines of the servers, and what is wrong with them.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -15,6 +15,19 @@ use interruptlet::{Cidr, Config, Limits};
 pub struct EchoArgs {
     /// Port to echo on, TCP and UDP
     #[arg(long, value_name = "P", default_value_t = 7, value_parser = port())]
+    pub port: u16,
+
+    /// What it needs of the stack.
+    #[command(flatten)]
+    pub stack: StackArgs,
+}
+
+/// Take and drop what comes over TCP, straight from the network card's queues (AF_XDP).
+#[derive(Debug, Clone, Parser)]
+#[command(name = "ilet-sink", version, after_help = EXIT_CODES)]
+pub struct SinkArgs {
+    /// TCP port to listen on
+    #[arg(long, value_name = "P", default_value_t = 9, value_parser = port())]
     pub port: u16,
 
     /// What it needs of the stack.
@@ -329,6 +342,7 @@ mod tests {
     fn the_definitions_hold() {
         EchoArgs::command().debug_assert();
         HttpdArgs::command().debug_assert();
+        SinkArgs::command().debug_assert();
     }
 
     #[test]

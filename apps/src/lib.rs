@@ -1,9 +1,9 @@
-//! The programs on Interruptlet: what `ilet-echo` and `ilet-httpd` are made of, and what they are compared
-//! with.
+//! The programs on Interruptlet: what `ilet-echo`, `ilet-httpd` and `ilet-sink` are made of, and what they are
+//! compared with.
 //!
-//! * [`echo`], [`http`]: handlers and their parts, which run without a stack; the binaries add the runtime.
+//! * [`echo`], [`http`], [`sink`]: handlers and their parts, which run without a stack; the binaries add the runtime.
 //! * [`bare`]: programs on AF_XDP without the stack.
-//! * [`kernel`]: servers on the kernel's own sockets.
+//! * [`kernel`]: servers on the kernel's own sockets, and a sender.
 //! * [`load`]: the load generator, on the stack's client side.
 
 pub mod bare;
@@ -15,3 +15,4 @@ pub mod kernel;
 pub mod load;
 pub mod printer;
 pub mod serve;
+pub mod sink;

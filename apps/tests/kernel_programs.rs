@@ -1,17 +1,19 @@
-//! `kernel-echo` and `kernel-httpd` as programs: ready line, signals, exit codes, and what happens without
-//! descriptors.
+//! `kernel-echo`, `kernel-httpd`, `kernel-sink` and `kernel-upload` as programs: ready line, signals, exit codes, and
+//! what happens without descriptors.
 
 // Test code, helpers included, fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const ECHO: &str = env!("CARGO_BIN_EXE_kernel-echo");
 const HTTPD: &str = env!("CARGO_BIN_EXE_kernel-httpd");
+const SINK: &str = env!("CARGO_BIN_EXE_kernel-sink");
+const UPLOAD: &str = env!("CARGO_BIN_EXE_kernel-upload");
 /// Nothing takes so long, unless it is broken.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -36,6 +38,16 @@ fn free_port() -> u16 {
 
 /// Starts `program` with at most `descriptors` and waits for the line that says that it is ready.
 fn start(program: &str, descriptors: u32, arguments: &[&str]) -> (Server, String) {
+    let (server, line, _) = start_and_listen(program, descriptors, arguments);
+    (server, line)
+}
+
+/// Like [`start`], with the rest of what it prints.
+fn start_and_listen(
+    program: &str,
+    descriptors: u32,
+    arguments: &[&str],
+) -> (Server, String, BufReader<ChildStdout>) {
     let port = free_port();
     let mut child = Command::new("sh")
         .args([
@@ -53,7 +65,7 @@ fn start(program: &str, descriptors: u32, arguments: &[&str]) -> (Server, String
     let server = Server { child, port };
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
-    (server, line)
+    (server, line, output)
 }
 
 impl Server {
@@ -117,6 +129,54 @@ fn ready_serving_and_ended_in_order() {
         assert!(reply.starts_with("HTTP/1.1 200 OK\r\n") && reply.ends_with("\r\n\r\ncontent"));
         assert_eq!(httpd.end(signal), Some(0));
     }
+}
+
+#[test]
+fn uploads_are_taken_and_counted() {
+    let (sink, line, mut output) = start_and_listen(SINK, 100, &[]);
+    let port = sink.port;
+    assert_eq!(
+        line,
+        format!("ready: TCP port {port} of 127.0.0.1, kernel sockets\n")
+    );
+    let target = format!("127.0.0.1:{port}");
+    for bytes in [1, 5_000_000] {
+        let done = run(
+            UPLOAD,
+            &["--target", &target, "--bytes", &bytes.to_string()],
+        );
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        let result: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(result["bytes"], bytes);
+        let (seconds, rate) = (&result["seconds"], &result["bytes_per_second"]);
+        let product = seconds.as_f64().unwrap() * rate.as_f64().unwrap();
+        assert!((product / f64::from(bytes) - 1.0).abs() < 1e-6, "{result}");
+    }
+    assert_eq!(sink.end("TERM"), Some(0));
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "taken 5000001 bytes\n");
+}
+
+#[test]
+fn an_upload_that_fails_is_a_line_and_an_exit_code() {
+    let (echo, _) = start(ECHO, 100, &[]);
+    let closed = free_port();
+    for (port, word) in [
+        (closed, "Connection refused"),
+        (echo.port, "sent 100 bytes where it was to send none"),
+    ] {
+        let target = format!("127.0.0.1:{port}");
+        let failed = run(UPLOAD, &["--target", &target, "--bytes", "100"]);
+        let error = String::from_utf8(failed.stderr).unwrap();
+        assert_eq!(failed.status.code(), Some(1), "{error}");
+        assert!(
+            error.starts_with("error: ") && error.contains(word),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert_eq!(run(UPLOAD, &[]).status.code(), Some(2));
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn serve<'s, S: Service<'s> + Send>(
     thread::scope(|scope| {
         let server = scope.spawn(move || {
             let event_loop = EventLoop::new(service, listener, datagrams, stop, None)?;
-            event_loop.run()
+            event_loop.run().map(drop)
         });
         // Dropped even if the client panics, so that the scope ends.
         let stopper = stopper;

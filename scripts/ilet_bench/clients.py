@@ -1,7 +1,8 @@
-"""The command lines of ilet-load, wrk, ilet-send, ilet-flood, the probe and ilet-memory, and what they print.
+"""The command lines of ilet-load, wrk, curl, kernel-upload, ilet-send, ilet-flood, the probe and ilet-memory, and what
+they print.
 
 The parsers return figures by name (see `figures`), and raise ClientError with one line if the output is not
-what it should be.
+what it should be. Requests that failed make it so, except where a cell counts them.
 """
 
 import json
@@ -29,6 +30,7 @@ class ClientError(Exception):
 SCHEMES = {
     "udp-echo": "udp-echo://{0}:{1}",
     "tcp-echo": "tcp-echo://{0}:{1}",
+    "tcp-upload": "tcp-upload://{0}:{1}",
     "http": "http://{0}:{1}/{2}.bin",
     "http-connection": "http-connection://{0}:{1}/{2}.bin",
     "http-download": "http-download://{0}:{1}/{2}.bin",
@@ -37,7 +39,7 @@ SCHEMES = {
 
 def timeout_s(cell):
     """How long a request may take, or with downloads how long nothing may come, before it counts as an error."""
-    return 30 if cell.protocol == "http-download" or cell.loss or cell.reorder else 5
+    return 30 if cell.protocol in ("http-download", "tcp-upload") or cell.loss or cell.reorder or cell.rtt_ms else 5
 
 
 def open_rate(cell):
@@ -61,7 +63,7 @@ def ilet_load(lab, server, cell, round_number, seconds, warmup, poll):
         "--warmup", f"{warmup:g}", "--timeout", str(timeout_s(cell)), "--core", str(CLIENT_CORE),
         "--poll", poll, "--json",
     ]
-    if server.protocol.endswith("-echo"):
+    if not server.protocol.startswith("http"):
         argv += ["--size", str(cell.size)]
     else:
         argv += ["--body-file", str(lab.run_dir / "www" / f"{cell.size}.bin")]
@@ -77,14 +79,14 @@ def ilet_load(lab, server, cell, round_number, seconds, warmup, poll):
     return argv
 
 
-def parse_ilet_load(text):
-    """The figures, and the whole result."""
+def parse_ilet_load(text, counts_failures=False):
+    """The figures, and the whole result. Bytes are those received, or sent by uploads."""
     try:
         result = json.loads(text)
         latency = result["latency_us"] or {}
         values = {
             "requests_per_second": result["requests_per_second"],
-            "bytes_per_second": result["bytes_per_second"],
+            "bytes_per_second": result["bytes_sent_per_second"] if result["bytes_sent"] else result["bytes_per_second"],
             "generator_cpu_us_per_request": result["generator"]["cpu_us_per_request"],
         }
         for name in ("p50", "p90", "p99", "p99_9", "p99_99", "max"):
@@ -100,7 +102,9 @@ def parse_ilet_load(text):
             generator = values["generator_cpu_us_per_request"]
             if server["cpu_us_per_request"] and generator is not None:
                 values["generator_to_server_cpu"] = generator / server["cpu_us_per_request"]
-        if result["errors_total"]:
+        if counts_failures:
+            values["failed_requests"] = result["errors_total"]
+        elif result["errors_total"]:
             kinds = ", ".join(f"{count} {kind}" for kind, count in result["errors"].items() if count)
             raise ClientError(f"{result['errors_total']} errors: {kinds}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,11 +132,11 @@ _TIME_UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6, "h": 3600e6}
 _SIZE_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
 
-def parse_wrk(text):
+def parse_wrk(text, counts_failures=False):
     """The figures, and {"requests", "seconds"}. wrk's percentiles end at 99."""
-    complaint = re.search(r"^ *(Socket errors:.*|Non-2xx.*)$", text, re.MULTILINE)
-    if complaint:
-        raise ClientError(f"wrk: {complaint.group(1)}")
+    complaints = re.findall(r"^ *(Socket errors:.*|Non-2xx.*)$", text, re.MULTILINE)
+    if complaints and not counts_failures:
+        raise ClientError(f"wrk: {complaints[0]}")
     try:
         total = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m|h)", text)
         requests, seconds = int(total[1]), float(total[2]) * _TIME_UNITS[total[3]] / 1e6
@@ -142,6 +146,10 @@ def parse_wrk(text):
             "requests_per_second": rate,
             "bytes_per_second": float(transfer[1]) * _SIZE_UNITS[transfer[2]],
         }
+        if counts_failures:
+            # As in "Socket errors: connect 0, read 3, write 0, timeout 5" and "Non-2xx or 3xx responses: 2".
+            counts = re.findall(r"[a-z:] (\d+)(?:,|$)", "\n".join(complaints), re.MULTILINE)
+            values["failed_requests"] = sum(map(int, counts))
         if requests == 0:
             # None was complete: the latencies that it prints are no figures.
             return values, {"requests": requests, "seconds": seconds}
@@ -154,6 +162,52 @@ def parse_wrk(text):
     except (TypeError, KeyError, ValueError) as error:
         raise ClientError("wrk printed no result that can be read") from error
     return values, {"requests": requests, "seconds": seconds}
+
+
+# --- kernel-upload ---
+
+
+def kernel_upload(lab, server, cell):
+    """The command line of one upload by the kernel."""
+    return [
+        str(lab.bin_dir / "kernel-upload"), "--target", f"{server.address}:{server.port}", "--bytes", str(cell.size),
+        "--timeout", str(timeout_s(cell)),
+    ]
+
+
+def parse_kernel_upload(text):
+    """The figures, and the whole result."""
+    try:
+        result = json.loads(text)
+        return {"bytes_per_second": result["bytes_per_second"], "upload_s": result["seconds"]}, result
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"kernel-upload printed no result that can be read ({error})") from error
+
+
+# --- curl ---
+
+# A download that takes longer has failed.
+CURL_LIMIT_S = 120
+
+
+def curl(server, cell):
+    """The command line of one download by the kernel."""
+    return [
+        "curl", "--silent", "--show-error", "--output", "/dev/null", "--max-time", str(CURL_LIMIT_S),
+        "--write-out", '{"status": %{http_code}, "bytes": %{size_download}, "seconds": %{time_total}}',
+        f"http://{server.address}:{server.port}/{cell.size}.bin",
+    ]
+
+
+def parse_curl(text, size):
+    """The figures of a download of so many bytes, and the whole result."""
+    try:
+        result = json.loads(text)
+        if (result["status"], result["bytes"]) != (200, size):
+            raise ClientError(f"curl: status {result['status']}, {result['bytes']:,} of {size:,} bytes")
+        return {"bytes_per_second": size / result["seconds"], "download_s": result["seconds"]}, result
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"curl printed no result that can be read ({error})") from error
 
 
 # --- ilet-send ---

@@ -115,6 +115,31 @@ GOALS = (
          "requests_per_second", 1.0, peer="ilet-engine"),
     Goal("downloads with 1 % loss, times engines", "lossy", {"protocol": "http-download", "loss": 0.01},
          "bytes_per_second", 1.0, peer="ilet-engine"),
+    Goal("tcp-echo with 1 % loss, times kernel-echo's best placement", "lossy", {"protocol": "tcp-echo", "loss": 0.01},
+         "requests_per_second", 1.5, peer="kernel-echo/best"),
+    *(
+        goal for loss, bound in ((0.01, 0.9), (0.05, 0.7)) for goal in (
+            Goal(f"downloads of 1 MB with {loss:.0%} loss, times nginx's best placement", "lossy",
+                 {"protocol": "http-download", "loss": loss}, "bytes_per_second", bound, peer="nginx/best"),
+            Goal(f"downloads of 1 MB with {loss:.0%} loss to kernel clients, times nginx", "impaired",
+                 {"size": 1_000_000, "loss": loss}, "bytes_per_second", bound, peer="nginx"),
+        )
+    ),
+    *(
+        Goal(f"downloads of 10 MB over {title} to kernel clients, times nginx", "impaired", path, "bytes_per_second", 0.95,
+             peer="nginx")
+        for path, title in (
+            ({"rtt_ms": 20, "loss": 0.01}, "20 ms with 1 % loss"),
+            ({"rtt_ms": 20, "rate_mbit": 200}, "200 Mbit/s and 20 ms"),
+        )
+    ),
+    Goal("one upload of 100 MB, times kernel-sink's best placement", "upload",
+         {"client": "kernel-upload", "offloads": "off"}, "bytes_per_second", 0.9, peer="kernel-sink/best"),
+    *(
+        Goal(f"1,000 connections asking {client} for {size:,} B at once: requests that failed", "burst",
+             {"client": client, "size": size}, "failed_requests", 0, False)
+        for client in ("wrk", "ilet-load") for size in (10_240, 102_400)
+    ),
 )
 
 

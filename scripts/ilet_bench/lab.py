@@ -76,6 +76,8 @@ class Lab:
     run_dir: Path
     bin_dir: Path
     server4: list[str]
+    # The address of the kernel's servers behind the relay; those that have theirs to themselves have server4's last.
+    relayed_kernel4: str
     # The prefix of the generator's addresses on each pair. The kernel has none of them.
     sources: list[str]
     # The prefix of the flood's addresses, which nobody has.
@@ -89,25 +91,39 @@ class Lab:
         return cls(
             server_ns=env["SERVER_NS"], client_ns=env["CLIENT_NS"], run_dir=Path(env["RUN_DIR"]),
             bin_dir=Path(env["BIN_DIR"]), server4=env["BENCH_ADDRESSES"].split(),
+            relayed_kernel4=env["BENCH_RELAYED_KERNEL"],
             sources=env["BENCH_SOURCES"].split(), flood=env["BENCH_FLOOD"], root=Path(env["ROOT"]),
         )
 
     # --- processes ---
 
-    def start(self, name, argv, ready, core=SERVER_CORE):
+    def start(self, name, argv, ready):
         """Starts a server, pinned, in the servers' namespace, and waits until ready(process) is true.
 
         Raises LabError if that does not come; the server is ended then.
         """
+        return self._when_ready(self._spawn(name, argv, self.server_ns, SERVER_CORE), ready)
+
+    def start_relay(self, argv, ready):
+        """Starts the relay, pinned, in the clients' namespace, and waits until ready(process) is true.
+
+        Raises LabError if that does not come; the relay is ended then.
+        """
+        return self._when_ready(self._spawn("ilet-relay", argv, self.client_ns, CLIENT_CORE), ready)
+
+    def _spawn(self, name, argv, namespace, core):
         output, errors = self.run_dir / f"{name}.out", self.run_dir / f"{name}.err"
         with open(output, "wb") as out, open(errors, "wb") as err:
             popen = subprocess.Popen(
-                # `ip` and `taskset` exec, so the pid is the server's.
-                ["ip", "netns", "exec", self.server_ns, "taskset", "-c", str(core), *argv],
+                # `ip` and `taskset` exec, so the pid is the program's.
+                ["ip", "netns", "exec", namespace, "taskset", "-c", str(core), *argv],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
             )
         process = Process(name, popen, output, errors)
         self._running.append(process)
+        return process
+
+    def _when_ready(self, process, ready):
         try:
             _wait_for(process, ready)
         except LabError:
@@ -153,15 +169,7 @@ class Lab:
 
     def launch(self, name, argv):
         """Starts a program in the clients' namespace, pinned; `wait` is for its end."""
-        output, errors = self.run_dir / f"{name}.out", self.run_dir / f"{name}.err"
-        with open(output, "wb") as out, open(errors, "wb") as err:
-            popen = subprocess.Popen(
-                ["ip", "netns", "exec", self.client_ns, "taskset", "-c", str(CLIENT_CORE), *argv],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-            )
-        process = Process(name, popen, output, errors)
-        self._running.append(process)
-        return process
+        return self._spawn(name, argv, self.client_ns, CLIENT_CORE)
 
     def wait(self, process, timeout_s):
         """Waits for a program's end, or kills it after timeout_s."""

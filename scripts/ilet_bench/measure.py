@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from . import clients, peers, plan, procfs
+from . import clients, peers, plan, procfs, relay
 from .clients import ClientError
 from .lab import LabError
 
@@ -59,7 +59,10 @@ class Bench:
                 if step.cell.client in ("ilet-memory", "callgrind"):
                     self._in_memory(measurement)
                 else:
-                    self._over_the_link(measurement)
+                    with relay.running(self._lab, step.cell, step.round, measurement):
+                        server = self._over_the_link(measurement)
+                    if step.cell.traced:
+                        measurement.values |= relay.traced(self._lab, server)
             except (LabError, ClientError, OSError) as error:
                 measurement.failure = str(error)
                 measurement.values = {}
@@ -100,6 +103,7 @@ class Bench:
         measurement.conditions["counters"] = counters(said)
         if "conserved no" in said:
             raise LabError(f"{server.process.name} lost frames")
+        return server
 
     def _against(self, measurement, server):
         step = measurement.step
@@ -126,6 +130,8 @@ class Bench:
         name, argv = self._client_command(step, server, seconds)
         measurement.conditions["command"] = " ".join(argv)
         limit_s = 30 + 3 * (seconds + options.warmup_s) + 6 * plan.opening_s(cell) + min(60, clients.timeout_s(cell))
+        if name == "curl":
+            limit_s = clients.CURL_LIMIT_S + 10
         many = cell.connections + cell.idle >= MANY
         growth = procfs.MemoryGrowth(server.pids) if many else None
         with growth or contextlib.nullcontext():
@@ -136,21 +142,29 @@ class Bench:
         # A result with errors in it says more than the last line.
         if finished.timed_out or (finished.status != 0 and not finished.output.strip()):
             raise ClientError(clients.complaint(name, finished, limit_s))
-        parse = {"ilet-load": clients.parse_ilet_load, "wrk": clients.parse_wrk, "ilet-send": clients.parse_ilet_send}
+        parse = {
+            "ilet-load": lambda text: clients.parse_ilet_load(text, cell.counts_failures),
+            "wrk": lambda text: clients.parse_wrk(text, cell.counts_failures),
+            "kernel-upload": clients.parse_kernel_upload,
+            "curl": lambda text: clients.parse_curl(text, cell.size),
+            "ilet-send": clients.parse_ilet_send,
+        }
         try:
             measurement.values, measurement.details = parse[name](finished.output)
         except ClientError:
             if finished.status != 0 and finished.errors.strip():
                 raise ClientError(clients.complaint(name, finished, limit_s)) from None
             raise
-        if finished.status != 0:
+        # What a cell counts is no failure of the client's.
+        if finished.status != 0 and not measurement.values.get("failed_requests"):
             raise ClientError(clients.complaint(name, finished, limit_s))
         measurement.conditions["mode"] = measurement.details.get("mode")
-        if name == "wrk":
-            # It does not look after the server.
-            requests = measurement.details["requests"]
+        if name in ("wrk", "kernel-upload", "curl"):
+            # They do not look after the server.
+            requests = measurement.details.get("requests")
             cpu_us, switches = (now - then for now, then in zip(self._usage(server.pids), usage))
             measurement.values["server_cpu_percent"] = cpu_us / elapsed / 1e4
+            measurement.values["switches_per_second"] = switches / elapsed
             if requests:
                 measurement.values["server_cpu_us_per_request"] = cpu_us / requests
                 measurement.values["switches_per_request"] = switches / requests
@@ -204,6 +218,10 @@ class Bench:
             return "ilet-send", clients.ilet_send(lab, server, cell, seconds)
         if cell.client == "wrk":
             return "wrk", clients.wrk(server, cell, seconds)
+        if cell.client == "kernel-upload":
+            return "kernel-upload", clients.kernel_upload(lab, server, cell)
+        if cell.client == "curl":
+            return "curl", clients.curl(server, cell)
         poll = "sleep" if step.scenario.name == "generator-cost" else "busy"
         return "ilet-load", clients.ilet_load(
             lab, server, cell, step.round, seconds, self._options.warmup_s, poll

@@ -9,7 +9,7 @@ import re
 import resource
 from dataclasses import dataclass
 
-from . import procfs
+from . import procfs, relay
 from .lab import SERVER_CORE
 
 # The stack's own programs, and the other one that has its address to itself; `ilet-engine` is `ilet` without
@@ -19,7 +19,11 @@ OWN_PAIR = 0
 KERNEL_PAIR = 1
 
 ECHO_PORT = 7
+SINK_PORT = 9
 HTTP_PORT = 80
+
+# The stack's programs by what they serve.
+OURS = {ECHO_PORT: "ilet-echo", SINK_PORT: "ilet-sink", HTTP_PORT: "ilet-httpd"}
 
 # What a server needs beside its connections: listening sockets, files, epoll.
 SPARE_DESCRIPTORS = 100
@@ -38,6 +42,22 @@ def placement(peer):
 def is_kernel(peer):
     """Whether it serves through the kernel's sockets, each connection an open file."""
     return program(peer).startswith(("kernel-", "nginx"))
+
+
+def place(lab, which, cell):
+    """The pair that a program serves a cell on, and its address there."""
+    is_own = which in OWN
+    if cell.relayed:
+        return relay.PAIR, lab.server4[relay.PAIR] if is_own else lab.relayed_kernel4
+    pair = OWN_PAIR if is_own else KERNEL_PAIR
+    return pair, lab.server4[pair]
+
+
+def port_of(protocol):
+    """The port that a protocol is served on."""
+    if protocol.endswith("-echo"):
+        return ECHO_PORT
+    return SINK_PORT if protocol == "tcp-upload" else HTTP_PORT
 
 
 def open_files():
@@ -64,8 +84,8 @@ class Server:
     address: str
     port: int
     ready: str
-    # Where the generator's connections come from.
-    sources: str
+    # Where the generator's connections come from; None behind the relay, where it is not used.
+    sources: str | None
     # What it is asked: the cell's protocol, or datagrams if it only reflects.
     protocol: str
 
@@ -77,19 +97,18 @@ def start(lab, peer, cell, poll):
     servers, it gets as many datagrams as they have connections. Raises LabError.
     """
     which = program(peer)
-    echo = cell.protocol.endswith("-echo")
     if which in ("ilet-load", "ilet-send"):
         which = "ilet-reflect"
-    pair = OWN_PAIR if which in OWN else KERNEL_PAIR
-    address = lab.server4[pair]
-    port = ECHO_PORT if echo else HTTP_PORT
+    pair, address = place(lab, which, cell)
+    sources = None if cell.relayed else lab.sources[pair]
+    port = port_of(cell.protocol)
     if which == "nginx":
-        return _start_nginx(lab, address, port, cell.protocol)
+        return _start_nginx(lab, pair, address, port, sources, cell.protocol)
     wanted = cell.connections + cell.idle
     if which in ("ilet", "ilet-engine"):
         engine_only = which == "ilet-engine"
-        which = "ilet-echo" if echo else "ilet-httpd"
-        argv = ["--interface", "srv0", "--address", f"{address}/24", "--port", str(port), "--poll", poll,
+        which = OURS[port]
+        argv = ["--interface", f"srv{pair}", "--address", f"{address}/24", "--port", str(port), "--poll", poll,
                 "--cores", str(SERVER_CORE)]
         # Only beyond its default, of which TIME-WAIT takes a part.
         argv += ["--flows", str(wanted + 10_000)] if wanted > 50_000 else []
@@ -114,7 +133,6 @@ def start(lab, peer, cell, poll):
         # Room for the large file, which the others have in memory too (nginx in the page cache).
         argv += ["--cache-bytes", "256M"]
     process = lab.start(which, [str(lab.bin_dir / which), *argv], _ready_line)
-    sources = lab.sources[pair]
     if which == "plain-smoltcp":
         # smoltcp's table of neighbours has room for eight, and it asks only for those of its own network, one a
         # second: two.
@@ -135,7 +153,7 @@ def _ready_line(process):
     return found.group(1) if found else ""
 
 
-def _start_nginx(lab, address, port, protocol):
+def _start_nginx(lab, pair, address, port, sources, protocol):
     config = lab.run_dir / "nginx.conf"
     text = (lab.root / "scripts" / "nginx.conf.in").read_text("utf-8")
     for name, value in (("ADDRESS", address), ("PORT", port), ("RUN_DIR", lab.run_dir),
@@ -147,8 +165,8 @@ def _start_nginx(lab, address, port, protocol):
         # The socket listens before the worker is there: the worker's pid is wanted too.
         lambda process: _listens(process.pid, port) and procfs.children(process.pid),
     )
-    return Server(process, [process.pid, *procfs.children(process.pid)], KERNEL_PAIR, address, port,
-                  f"nginx, one worker, port {port} of {address}", lab.sources[KERNEL_PAIR], protocol)
+    return Server(process, [process.pid, *procfs.children(process.pid)], pair, address, port,
+                  f"nginx, one worker, port {port} of {address}", sources, protocol)
 
 
 def _listens(pid, port):
@@ -163,15 +181,19 @@ def _listens(pid, port):
 
 def arrange(lab, peer, cell):
     """Sets the pair that the peer serves on as the cell wants it: MTU, offloads, receive work."""
+    if cell.relayed:
+        # It is as it was made: the same for every peer.
+        return
     which = program(peer)
     pair = OWN_PAIR if which in OWN else KERNEL_PAIR
     lab.set_mtu(pair, cell.mtu)
+    on = cell.offloads == "on"
     if pair == OWN_PAIR:
         # The kernel's clients would send partial checksums over veth, and the stack verifies them. GRO gives
-        # their end the NAPI context that frames sent by XDP need.
-        lab.set_offloads("cli0", tx=False, gro=True)
+        # their end the NAPI context that frames sent by XDP need. Without a card's checksums segments can still be
+        # cut late, by the kernel's software.
+        lab.set_offloads("cli0", tx=False, gso=on, gro=True)
         return
-    on = cell.offloads == "on"
     for end in ("srv1", "cli1"):
         # Segments are left to a card only together with their checksums.
         lab.set_offloads(end, tx=on, tso=on, gso=on, gro=False)

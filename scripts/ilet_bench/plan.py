@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from . import clients, peers
 from .scenarios import OPTIONAL_PEERS, SCENARIOS, Cell, Scenario
 
-FULL_LIMIT_S = 20 * 60
+FULL_LIMIT_S = 25 * 60
 QUICK_LIMIT_S = 3 * 60
 
 # Seconds around each measurement: starting and stopping a server, starting a client, settings of the pair.
@@ -21,6 +21,8 @@ CLOSING = 0.5
 # under callgrind, where plain smoltcp looks through all of them for each.
 IN_MEMORY_S = 0.6
 CALLGRIND_S = {"ilet": 0.0015, "ilet-engine": 0.0015, "plain-smoltcp": 0.006}
+# Seconds that the relay takes to start and to end.
+RELAY_S = 0.1
 # Seconds of load before a flood, with its warm-up, and after it; and how much longer than planned it may take.
 FLOOD_LEAD_S = 1.5
 FLOOD_TAIL_S = 1
@@ -94,7 +96,9 @@ def check(options):
 
 def scenarios(options):
     """The scenarios asked for, in their order."""
-    return [scenario for scenario in SCENARIOS.values() if not options.only or scenario.name in options.only]
+    if options.only:
+        return [scenario for scenario in SCENARIOS.values() if scenario.name in options.only]
+    return [scenario for scenario in SCENARIOS.values() if cells(scenario, options)]
 
 
 def peers_of(scenario, cell, options):
@@ -116,8 +120,11 @@ def _asked(name, options):
 
 
 def cells(scenario, options):
-    """The cells of a scenario in this run."""
-    return [cell for cell in scenario.cells if cell.quick or not options.quick]
+    """The cells of a scenario in this run: all of one without quick ones, if it is named."""
+    quick = [cell for cell in scenario.cells if cell.quick]
+    if options.quick and (quick or scenario.name not in options.only):
+        return quick
+    return list(scenario.cells)
 
 
 def steps(options):
@@ -159,8 +166,9 @@ def expected_s(step, options, limit):
         return IN_MEMORY_S
     if cell.client == "callgrind":
         return IN_MEMORY_S + CALLGRIND_S[step.peer] * cell.connections
-    warmup = 0 if cell.client == "wrk" else options.warmup_s
-    return AROUND_S + opening_s(cell) * (1 + CLOSING) + warmup + measured_s(cell, options)
+    warmup = options.warmup_s if cell.client == "ilet-load" else 0
+    around = AROUND_S + (RELAY_S if cell.relayed else 0)
+    return around + opening_s(cell) * (1 + CLOSING) + warmup + measured_s(cell, options)
 
 
 def total_s(options, limit):

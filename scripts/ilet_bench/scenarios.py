@@ -22,6 +22,12 @@ DOWNLOAD = (
 )
 
 LARGE = 10_000_000
+UPLOAD = 100_000_000
+TRACED = 5_000_000
+
+# What an upload and a traced download are likely to take, in units of --seconds.
+UPLOAD_LENGTH = 1
+TRACED_LENGTH = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,15 @@ class Cell:
     offloads: str = "off"
     loss: float = 0.0
     reorder: float = 0.0
+    # Whether the link has the relay in it, which then makes the loss; a kernel client's.
+    relayed: bool = False
+    # A round trip that the relay adds, and its rate: 0 for none.
+    rtt_ms: float = 0
+    rate_mbit: float = 0
+    # Whether the relay's trace of the server's packets is looked at.
+    traced: bool = False
+    # Whether requests that fail are a figure, and no failure of the measurement.
+    counts_failures: bool = False
     # SYNs from addresses that nobody has, while the connections are busy.
     flood: int = 0
     # Measured time, in units of --seconds.
@@ -66,7 +81,7 @@ class Scenario:
     ratios: tuple[str, ...] = ("requests_per_second", "latency_p50_us")
     # What an idle core of an AF_XDP server does. `sleep` where processor time has to be work, not waiting.
     poll: str = "adaptive"
-    # Rounds in --quick.
+    # Rounds in --quick; a scenario without a quick cell is in it only if it is named, and then all of it.
     quick_rounds: int = 2
     # Peers that --quick leaves out.
     quick_without: tuple[str, ...] = ()
@@ -171,6 +186,48 @@ def _lossy():
     return echo + download
 
 
+def _upload():
+    return (
+        *(
+            Cell("tcp-upload", 1, UPLOAD, client="kernel-upload", offloads=offloads, length=UPLOAD_LENGTH)
+            for offloads in ("off", "on")
+        ),
+        # From one of ours: half of what it sends takes the time of the measurement.
+        *(Cell("tcp-upload", 1, UPLOAD // 10, loss=loss, length=3, rounds=2) for loss in (0.0, 0.01)),
+    )
+
+
+def _burst():
+    return tuple(
+        Cell("http", 1_000, size, client=client, offloads=offloads, counts_failures=True, length=2, rounds=2)
+        for client, offloads in (("wrk", "on"), ("ilet-load", "off")) for size in (10_240, 102_400)
+    )
+
+
+def _impaired():
+    # One of 1 MB takes little time; a large one is a long-lived connection's.
+    small = tuple(
+        Cell("http-download", 10, 1_000_000, client="wrk", relayed=True, loss=loss, length=5, rounds=2)
+        for loss in (0.01, 0.05)
+    )
+    paths = (
+        {"rtt_ms": 10, "loss": 0.01}, {"rtt_ms": 20, "loss": 0.01}, {"rtt_ms": 50, "loss": 0.01},
+        {"rtt_ms": 20, "rate_mbit": 200}, {"rtt_ms": 20, "rate_mbit": 1_000},
+    )
+    large = tuple(
+        Cell("http-download", 10, LARGE, client="wrk", relayed=True, **path, length=8, rounds=2) for path in paths
+    )
+    return small + large
+
+
+def _trace():
+    paths = ({"rtt_ms": 20, "loss": 0.01}, {"rtt_ms": 20, "rate_mbit": 200})
+    return tuple(
+        Cell("http-download", 1, TRACED, client="curl", relayed=True, traced=True, **path, length=TRACED_LENGTH, rounds=2)
+        for path in paths
+    )
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -242,6 +299,29 @@ SCENARIOS = {
              "resident_growth_bytes", "opened_connections", "opened_share"),
             # As long as the flood takes.
             (Cell("tcp-echo", 64, 64, flood=1_000_000, rounds=2, quick=True),), ratios=(), quick_rounds=1,
+        ),
+        Scenario(
+            "upload", "one TCP upload to a sink", ("client", "offloads", "size", "connections", "loss"),
+            ("ilet", "kernel-sink/default", "kernel-sink/rps"),
+            ("bytes_per_second", "upload_s", "server_cpu_percent", "switches_per_second"), _upload(),
+            ratios=("bytes_per_second",),
+        ),
+        Scenario(
+            "burst", "HTTP, 1,000 connections that ask at once", ("client", "offloads", "size", "connections"),
+            ("ilet", *NGINX), ("failed_requests", "requests_per_second", "latency_p50_us", "latency_p99_us", "latency_max_us"),
+            _burst(), ratios=("requests_per_second",),
+        ),
+        Scenario(
+            "impaired", "HTTP over a relay with loss, delay and a rate, kernel clients",
+            ("size", "connections", "loss", "rtt_ms", "rate_mbit"), ("ilet", "nginx"),
+            ("bytes_per_second", "latency_p50_us", "latency_max_us", "server_cpu_percent", "relay_missed"), _impaired(),
+            ratios=("bytes_per_second",),
+        ),
+        Scenario(
+            "trace", "what a sender does on an impaired path: one download, from the relay's trace",
+            ("size", "loss", "rtt_ms", "rate_mbit"), ("ilet", "nginx"),
+            ("download_s", "segments_sent", "segments_again", "again_share", "pauses", "longest_pause_ms", "relay_missed"),
+            _trace(), ratios=("download_s",),
         ),
     )
 }

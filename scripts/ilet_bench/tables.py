@@ -7,7 +7,7 @@ from .scenarios import SCENARIOS
 AXIS_TITLES = {
     "size": "bytes", "connections": "conns", "slow": "B/s each", "protocol": "protocol", "client": "client",
     "idle": "idle", "mtu": "MTU", "offloads": "offloads", "loss": "loss", "reorder": "reorder",
-    "flood": "SYNs",
+    "flood": "SYNs", "rtt_ms": "RTT ms", "rate_mbit": "Mbit/s",
 }
 
 
@@ -75,6 +75,8 @@ def _line(scenario, peer, of_peer, subject, any_row, shown, ratios):
 def _axis(axis, value):
     if axis in ("loss", "reorder"):
         return f"{value:.1%}" if value else "–"
+    if axis in ("rtt_ms", "rate_mbit"):
+        return f"{value:g}" if value else "–"
     return f"{value:,}" if isinstance(value, int) and axis != "mtu" else str(value)
 
 

@@ -7,7 +7,8 @@
 //! a bad one, and ends with [`server::Server::stop`], which
 //! checks that every frame is accounted for. Everything is removed on drop, also when a test fails.
 //!
-//! Waiting is polling with a bound ([`wait`]); nothing here measures speed.
+//! Waiting is polling with a bound ([`wait`]); nothing here measures speed. The relay is a program, too
+//! (`ilet-relay`), for the benchmark.
 
 // Test code: a broken lab or a broken expectation ends the test that met it, by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -16,6 +17,7 @@ pub mod echo;
 pub mod faults;
 pub mod http;
 pub mod lab;
+pub mod line;
 pub mod netns;
 pub mod packet;
 pub mod raw;
@@ -25,4 +27,5 @@ pub mod server;
 pub mod site;
 mod sys;
 pub mod tcp;
+pub mod trace;
 pub mod wait;

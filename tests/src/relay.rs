@@ -1,18 +1,25 @@
-//! Owns a bad link: a relay between client and server that delays and doubles frames, and so reorders them.
+//! Owns a bad link: a relay between client and server that loses, delays and doubles frames, reorders them, and has
+//! a rate and a queue ([`crate::line`]).
+//!
+//! One thread serves both ways. It sleeps until a frame comes or is due, and takes and sends many at once.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, RELAY_CLIENT_IF, RELAY_SERVER_IF};
-use crate::sys;
+use crate::line::{Counts, Line, Link};
+use crate::sys::{self, Batch};
+use crate::trace::Trace;
 
-/// How long a delayed frame waits for others when none come.
+/// How long a frame waits for others to overtake it when none come.
 const LULL: Duration = Duration::from_millis(3);
+/// How often a relay looks whether it is to end.
+const LOOK_EVERY: Duration = Duration::from_millis(3);
 
 /// How many frames at most overtake a delayed one.
 const OVERTAKING_MAX: u64 = 6;
@@ -28,53 +35,70 @@ pub struct Faults {
     pub seed: u64,
 }
 
+impl Faults {
+    /// Nothing but what the link does; `seed` is for that.
+    pub fn none(seed: u64) -> Self {
+        Self {
+            delayed_percent: 0,
+            doubled_percent: 0,
+            seed,
+        }
+    }
+}
+
 /// A running relay. Frames pass as long as it lives.
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
-    directions: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<io::Result<[Passed; 2]>>>,
 }
 
-/// What a relay and its directions have in common.
+/// What a relay and its thread have in common.
 #[derive(Debug, Default)]
 struct Shared {
-    end: AtomicBool,
+    end: Arc<AtomicBool>,
     overtaken: AtomicU64,
     doubled: AtomicU64,
 }
 
+/// What became of the frames of one way.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Passed {
+    /// By the link.
+    pub link: Counts,
+    /// Frames that the kernel had no room for until they were taken.
+    pub missed: u64,
+    /// Frames that it did not take when they were to be sent.
+    pub unsent: u64,
+}
+
 impl Relay {
-    /// Starts it in a lab that was made with one.
+    /// Starts one that has no rate and no delay, in a lab that was made with a relay.
     ///
     /// # Panics
     ///
     /// If the lab has none.
     pub fn start(lab: &Lab, faults: Faults) -> Self {
+        Self::start_with(lab, faults, Link::default())
+    }
+
+    /// Starts one, with the same link either way, in a lab that was made with a relay.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has none.
+    pub fn start_with(lab: &Lab, faults: Faults, link: Link) -> Self {
         let namespace = lab.relay().expect("a lab with a relay");
         let open = |interface| {
             let socket = namespace.inside(|| sys::packet_socket(interface, LULL));
             socket.expect("open a packet socket")
         };
-        let (server, client) = (open(RELAY_SERVER_IF), open(RELAY_CLIENT_IF));
-        let clone = |socket: &File| socket.try_clone().expect("a second handle");
-        let ways = [
-            (clone(&server), clone(&client), faults.seed),
-            (client, server, !faults.seed),
-        ];
+        let ends = [open(RELAY_SERVER_IF), open(RELAY_CLIENT_IF)];
         let shared = Arc::new(Shared::default());
-        let directions = ways.map(|(from, to, seed)| {
-            let direction = Direction {
-                to,
-                faults,
-                random: seed,
-                waiting: VecDeque::new(),
-                shared: Arc::clone(&shared),
-            };
-            std::thread::spawn(move || direction.run(from))
-        });
+        let forwarder = Forwarder::new(ends, faults, [link; 2], Arc::clone(&shared), None);
         Self {
             shared,
-            directions: directions.into(),
+            thread: Some(std::thread::spawn(|| forwarder.run())),
         }
     }
 
@@ -87,27 +111,133 @@ impl Relay {
     pub fn doubled(&self) -> u64 {
         self.shared.doubled.load(Ordering::Relaxed)
     }
+
+    /// Ends it; what became of the frames from the server, and of those to it.
+    ///
+    /// # Panics
+    ///
+    /// If it ended before.
+    pub fn stop(mut self) -> [Passed; 2] {
+        self.shared.end.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("a thread");
+        thread.join().expect("no panic").expect("no error")
+    }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.end.store(true, Ordering::Relaxed);
-        for direction in self.directions.drain(..) {
+        if let Some(thread) = self.thread.take() {
             // It has nothing to say; a panic of its own is on standard error already.
-            let _ = direction.join();
+            let _ = thread.join();
         }
     }
 }
 
-/// One way.
+/// Relays between two interfaces of the calling thread's namespace until `end` is set. `links` are those of the way
+/// from the first to the second, and of the way back. Calls `ready` when frames pass. All frames that come are
+/// written to `trace`.
+///
+/// # Errors
+///
+/// When an interface is not there, or the system fails.
+pub fn run(
+    interfaces: [&str; 2],
+    links: [Link; 2],
+    seed: u64,
+    trace: Option<Trace>,
+    end: Arc<AtomicBool>,
+    ready: impl FnOnce(),
+) -> io::Result<[Passed; 2]> {
+    let open = |interface| sys::packet_socket(interface, LULL);
+    let ends = [open(interfaces[0])?, open(interfaces[1])?];
+    let shared = Arc::new(Shared {
+        end,
+        ..Shared::default()
+    });
+    sys::wake_on_time()?;
+    let forwarder = Forwarder::new(ends, Faults::none(seed), links, shared, trace);
+    ready();
+    forwarder.run()
+}
+
+/// Both ways.
 #[derive(Debug)]
-struct Direction {
-    to: File,
+struct Forwarder {
+    ends: [File; 2],
+    /// From the first end, and from the second.
+    ways: [Way; 2],
+    shared: Arc<Shared>,
+    trace: Option<Trace>,
+    began: Instant,
+}
+
+impl Forwarder {
+    fn new(
+        ends: [File; 2],
+        faults: Faults,
+        links: [Link; 2],
+        shared: Arc<Shared>,
+        trace: Option<Trace>,
+    ) -> Self {
+        let [there, back] = links;
+        Self {
+            ends,
+            ways: [
+                Way::new(faults, faults.seed, there),
+                Way::new(faults, !faults.seed, back),
+            ],
+            shared,
+            trace,
+            began: Instant::now(),
+        }
+    }
+
+    fn run(mut self) -> io::Result<[Passed; 2]> {
+        let mut batch = Batch::new();
+        while !self.shared.end.load(Ordering::Relaxed) {
+            let due = self.ways.iter().filter_map(Way::due).min();
+            let wait = due.map_or(LOOK_EVERY, |due| {
+                due.saturating_sub(self.began.elapsed()).min(LOOK_EVERY)
+            });
+            let readable = sys::wait_readable([&self.ends[0], &self.ends[1]], wait)?;
+            let now = self.began.elapsed();
+            for (from, way) in self.ways.iter_mut().enumerate() {
+                if readable[from] {
+                    batch.receive(&self.ends[from])?;
+                    for frame in batch.frames() {
+                        if let Some(trace) = &mut self.trace {
+                            trace.write(frame, now)?;
+                        }
+                        way.take(frame, now, &self.shared);
+                    }
+                }
+                way.give_up_waiting(now);
+                way.send(&self.ends[1 - from], self.began.elapsed());
+            }
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.flush()?;
+        }
+        let mut passed = self.ways.map(|way| way.passed());
+        for (passed, end) in passed.iter_mut().zip(&self.ends) {
+            passed.missed = sys::packets_missed(end)?;
+        }
+        Ok(passed)
+    }
+}
+
+/// One way: first what reorders and doubles, then the link.
+#[derive(Debug)]
+struct Way {
     faults: Faults,
     /// The state of a xorshift generator.
     random: u64,
     waiting: VecDeque<Waiting>,
-    shared: Arc<Shared>,
+    /// When the last frame came.
+    came_at: Duration,
+    line: Line,
+    unsent: u64,
 }
 
 #[derive(Debug)]
@@ -117,35 +247,44 @@ struct Waiting {
     frame: Vec<u8>,
 }
 
-impl Direction {
-    fn run(mut self, mut from: File) {
-        let mut frame = vec![0; 70_000];
-        while !self.shared.end.load(Ordering::Relaxed) {
-            match from.read(&mut frame) {
-                Ok(length) => self.take(&frame[..length]),
-                // Nothing comes that could overtake: what waits has waited long enough.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    while let Some(waiting) = self.waiting.pop_front() {
-                        self.send(&waiting.frame);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => panic!("receive a frame: {error}"),
-            }
+impl Way {
+    fn new(faults: Faults, seed: u64, link: Link) -> Self {
+        Self {
+            faults,
+            random: seed,
+            waiting: VecDeque::new(),
+            came_at: Duration::ZERO,
+            line: Line::new(link, seed),
+            unsent: 0,
         }
     }
 
-    fn take(&mut self, frame: &[u8]) {
+    fn passed(&self) -> Passed {
+        Passed {
+            link: self.line.counts(),
+            missed: 0,
+            unsent: self.unsent,
+        }
+    }
+
+    /// When there is something to do, if nothing comes.
+    fn due(&self) -> Option<Duration> {
+        let lull = (!self.waiting.is_empty()).then_some(self.came_at + LULL);
+        [lull, self.line.next_arrival()].into_iter().flatten().min()
+    }
+
+    fn take(&mut self, frame: &[u8], now: Duration, shared: &Shared) {
+        self.came_at = now;
         if self.hits(self.faults.delayed_percent) {
             self.wait(frame);
             return;
         }
-        self.send(frame);
-        self.release_overtaken();
+        self.line.put(frame, now);
+        self.release_overtaken(now, shared);
         if self.hits(self.faults.doubled_percent) {
-            self.shared.doubled.fetch_add(1, Ordering::Relaxed);
+            shared.doubled.fetch_add(1, Ordering::Relaxed);
             if self.hits(50) {
-                self.send(frame);
+                self.line.put(frame, now);
             } else {
                 self.wait(frame);
             }
@@ -159,25 +298,41 @@ impl Direction {
     }
 
     /// One more frame has passed those that wait.
-    fn release_overtaken(&mut self) {
+    fn release_overtaken(&mut self, now: Duration, shared: &Shared) {
         for waiting in &mut self.waiting {
             waiting.overtaking -= 1;
         }
         while let Some(at) = self.waiting.iter().position(|w| w.overtaking == 0) {
             if let Some(waiting) = self.waiting.remove(at) {
-                self.shared.overtaken.fetch_add(1, Ordering::Relaxed);
-                self.send(&waiting.frame);
+                shared.overtaken.fetch_add(1, Ordering::Relaxed);
+                self.line.put(&waiting.frame, now);
             }
         }
     }
 
-    /// Sends a frame. One that cannot be sent is lost, as on any link.
-    fn send(&mut self, frame: &[u8]) {
-        let _ = self.to.write(frame);
+    /// Nothing came that could overtake: what waits has waited long enough.
+    fn give_up_waiting(&mut self, now: Duration) {
+        if now.saturating_sub(self.came_at) >= LULL {
+            while let Some(waiting) = self.waiting.pop_front() {
+                self.line.put(&waiting.frame, now);
+            }
+        }
+    }
+
+    /// Sends what has arrived. What cannot be sent is lost, as on any link.
+    fn send(&mut self, to: &File, now: Duration) {
+        loop {
+            let (count, sent) = sys::send_frames(to, self.line.arrived(now));
+            if count == 0 {
+                return;
+            }
+            self.unsent += (count - sent) as u64;
+            self.line.remove(count);
+        }
     }
 
     fn hits(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
+        percent > 0 && self.below(100) < percent
     }
 
     /// A number below `bound`.

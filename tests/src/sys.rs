@@ -8,6 +8,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+/// Bytes that the kernel keeps for a packet socket, its own costs included.
+const RECEIVE_BUFFER_BYTES: i32 = 32 << 20;
+/// Frames taken or sent by one system call.
+const BATCH: usize = 64;
+/// Bytes of a frame at most.
+const FRAME_BYTES_MAX: usize = 10_000;
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -63,6 +70,13 @@ pub(crate) fn packet_socket(interface: &str, read_timeout: Duration) -> io::Resu
     )?;
     let timeout = timeval(read_timeout)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
+    // Room for bursts that come while the reader is away.
+    set_option(
+        &socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        &RECEIVE_BUFFER_BYTES,
+    )?;
 
     // SAFETY: sockaddr_ll is plain integers, for which all zeros is a value.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -78,6 +92,164 @@ pub(crate) fn packet_socket(interface: &str, read_timeout: Duration) -> io::Resu
         )
     })?;
     Ok(File::from(socket))
+}
+
+/// How many frames a packet socket has lost, since this was asked last, because nobody took them in time.
+pub(crate) fn packets_missed(socket: &File) -> io::Result<u64> {
+    // SAFETY: tpacket_stats is plain integers, for which all zeros is a value.
+    let mut stats: libc::tpacket_stats = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `stats`, which are its own; both outlive the call.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut stats).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(stats.tp_drops.into())
+}
+
+/// Has the kernel wake the calling thread at the time it asks for, and not up to 50 µs later.
+pub(crate) fn wake_on_time() -> io::Result<()> {
+    // SAFETY: this operation takes a number of nanoseconds and touches no memory.
+    check(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000) })?;
+    Ok(())
+}
+
+/// Sleeps until one of the sockets can be read, or for `wait`; which of them can be. A signal ends the sleep.
+pub(crate) fn wait_readable(sockets: [&File; 2], wait: Duration) -> io::Result<[bool; 2]> {
+    let mut polled = sockets.map(|socket| libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let wait = libc::timespec {
+        tv_sec: libc::time_t::try_from(wait.as_secs()).map_err(io::Error::other)?,
+        tv_nsec: wait.subsec_nanos().into(),
+    };
+    // SAFETY: the kernel writes to the two elements of `polled` and reads `wait`; all outlive the call. Without a
+    // mask of signals there is none to be read.
+    let polling =
+        check(unsafe { libc::ppoll(polled.as_mut_ptr(), 2, &raw const wait, std::ptr::null()) });
+    match polling {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok([false; 2]),
+        polling => polling?,
+    };
+    Ok(polled.map(|socket| socket.revents != 0))
+}
+
+/// Frames that one system call took from a packet socket, and memory for the next.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    room: Box<[u8]>,
+    lengths: Vec<usize>,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self {
+            room: vec![0; BATCH * FRAME_BYTES_MAX].into(),
+            lengths: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Takes the frames that are there, at most as many as fit, without waiting.
+    pub(crate) fn receive(&mut self, socket: &File) -> io::Result<()> {
+        self.lengths.clear();
+        let mut rooms = self.room.chunks_exact_mut(FRAME_BYTES_MAX);
+        let mut slices: [libc::iovec; BATCH] = std::array::from_fn(|_| {
+            let room = rooms.next().unwrap_or_default();
+            libc::iovec {
+                iov_base: room.as_mut_ptr().cast(),
+                iov_len: room.len(),
+            }
+        });
+        let mut messages = messages(&mut slices);
+        // SAFETY: the kernel writes to `messages` and to the memory that their slices name, which is `self.room`,
+        // exclusively ours until the call returns. Without a timeout there is none to be read.
+        let received = check(unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        });
+        let count = match received {
+            Err(error) if is_transient(&error) => 0,
+            received => received? as usize,
+        };
+        let taken = messages[..count].iter();
+        self.lengths
+            .extend(taken.map(|message| message.msg_len as usize));
+        Ok(())
+    }
+
+    /// What was received.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let rooms = self.room.chunks_exact(FRAME_BYTES_MAX);
+        rooms
+            .zip(&self.lengths)
+            .map(|(room, &length)| &room[..length])
+    }
+}
+
+/// Sends the first of `frames`; how many of them were tried, and how many of those the kernel took. None were tried
+/// only if there are none.
+pub(crate) fn send_frames<'a>(
+    socket: &File,
+    mut frames: impl Iterator<Item = &'a [u8]>,
+) -> (usize, usize) {
+    let mut count = 0;
+    let mut slices: [libc::iovec; BATCH] = std::array::from_fn(|_| {
+        let frame = frames.next();
+        count += usize::from(frame.is_some());
+        let frame = frame.unwrap_or_default();
+        libc::iovec {
+            // The kernel only reads it.
+            iov_base: frame.as_ptr().cast_mut().cast(),
+            iov_len: frame.len(),
+        }
+    });
+    if count == 0 {
+        return (0, 0);
+    }
+    let mut messages = messages(&mut slices);
+    // SAFETY: the kernel reads the first `count` of `messages` and the memory that their slices name, which
+    // `frames` lends for longer than the call, and writes the lengths to `messages`.
+    let sent = check(unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count as libc::c_uint,
+            0,
+        )
+    });
+    match sent {
+        // It stops at the first that it cannot send, and says so when that is the first of all.
+        Ok(sent) => (sent as usize, sent as usize),
+        Err(_) => (1, 0),
+    }
+}
+
+/// A message for each slice.
+fn messages(slices: &mut [libc::iovec; BATCH]) -> [libc::mmsghdr; BATCH] {
+    // SAFETY: mmsghdr is plain integers and pointers, for which all zeros is a value.
+    let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+    for (message, slice) in messages.iter_mut().zip(slices) {
+        message.msg_hdr.msg_iov = slice;
+        message.msg_hdr.msg_iovlen = 1;
+    }
+    messages
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, WouldBlock};
+    matches!(error.kind(), Interrupted | WouldBlock)
 }
 
 /// A TCP socket of the calling thread's namespace, for addresses of the version of `to`, whose

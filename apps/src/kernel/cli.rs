@@ -1,6 +1,6 @@
-//! The command lines of the servers on the kernel's sockets.
+//! The command lines of the programs on the kernel's sockets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use super::listen::Endpoint;
 
 const EXIT_CODES: &str = "Ends on SIGTERM and SIGINT, and closes all connections.\n\
     Exit code: 0 after a signal, 1 if it could not start or go on, 2 for a wrong command line.";
+
+const UPLOAD_EXIT_CODES: &str = "Exit code: 0 if everything was sent and the server closed after that, 1 if not, \
+    2 for a wrong command line.";
 
 /// Echo TCP and UDP on one port of the kernel, in one thread.
 #[derive(Debug, Clone, Parser)]
@@ -41,6 +44,37 @@ pub struct HttpdArgs {
     /// Where and how to listen.
     #[command(flatten)]
     pub listen: ListenArgs,
+}
+
+/// Take and drop what comes over TCP on a port of the kernel, in one thread. Says at the end how many bytes that was.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "kernel-sink", version, after_help = EXIT_CODES)]
+pub struct SinkArgs {
+    /// TCP port to listen on
+    #[arg(long, value_name = "P", default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Where and how to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+/// Send so many bytes over a TCP connection of the kernel, close it, and wait until the server closes it too. Prints a
+/// line of JSON.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "kernel-upload", version, after_help = UPLOAD_EXIT_CODES)]
+pub struct UploadArgs {
+    /// Address and port of the server
+    #[arg(long, value_name = "IP:PORT")]
+    pub target: SocketAddr,
+
+    /// How many bytes to send
+    #[arg(long, value_name = "N", default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub bytes: u64,
+
+    /// Seconds in which nothing goes on after which it gives up
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: u32,
 }
 
 /// The options that concern the sockets.
@@ -77,6 +111,8 @@ mod tests {
     fn the_definitions_hold() {
         EchoArgs::command().debug_assert();
         HttpdArgs::command().debug_assert();
+        SinkArgs::command().debug_assert();
+        UploadArgs::command().debug_assert();
     }
 
     #[test]

@@ -107,11 +107,11 @@ impl<'s, S: Service<'s>> EventLoop<'s, S> {
         })
     }
 
-    /// Serves until it is told to stop. Connections that are open then are closed.
+    /// Serves until it is told to stop, and gives the service back. Connections that are open then are closed.
     ///
     /// # Errors
     /// When epoll fails, which it does not while memory lasts.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<S> {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
         let mut queue = Vec::with_capacity(CONNECTIONS);
         loop {
@@ -130,7 +130,7 @@ impl<'s, S: Service<'s>> EventLoop<'s, S> {
             mem::swap(&mut self.queue, &mut queue);
             for event in &events {
                 match event.data.u64() {
-                    STOP => return Ok(()),
+                    STOP => return Ok(self.service),
                     LISTENER => self.accept()?,
                     DATAGRAMS => {
                         if let Some(datagrams) = &mut self.datagrams {

@@ -17,7 +17,7 @@ const BACKLOG: i32 = 65_535;
 const DATAGRAM_BUFFER_BYTES: usize = 8 << 20;
 /// The kernel's own default. Some systems have another, and BBR, which paces each connection by a timer,
 /// halves the throughput of downloads on a fast and short path.
-const CONGESTION_CONTROL: &str = "cubic";
+pub(super) const CONGESTION_CONTROL: &str = "cubic";
 /// Seconds that a connection without a request may wait in the kernel, where it costs nobody a wakeup.
 const DEFERRED_SECONDS: i32 = 1;
 

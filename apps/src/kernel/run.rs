@@ -3,17 +3,19 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use super::cli::{EchoArgs, HttpdArgs, ListenArgs};
+use super::cli::{EchoArgs, HttpdArgs, ListenArgs, SinkArgs};
 use super::echo::Echo;
 use super::event_loop::EventLoop;
 use super::httpd::Httpd;
 use super::listen::ListenError;
+use super::sink::Sink;
 use super::site::{Site, SiteError};
 use super::stop::Stop;
+use super::upload::UploadError;
 use crate::http::descriptors;
 use crate::serve::log_to_stderr;
 
-/// Why a server ends with an error.
+/// Why a program ends with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// There is nothing to serve.
@@ -22,6 +24,9 @@ pub enum Failure {
     /// There is nowhere to serve.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Not everything was sent.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
     /// The system failed.
     #[error("cannot watch for signals: {0}; see the limit of open files")]
     Signals(io::Error),
@@ -53,7 +58,8 @@ pub fn echo(args: &EchoArgs) -> Result<(), Failure> {
     let event_loop = EventLoop::new(Echo, listener, datagrams, stop, endpoint.busy_poll);
     let event_loop = event_loop.map_err(Failure::Loop)?;
     say_ready(&format!("TCP and UDP port {}", args.port), &args.listen);
-    event_loop.run().map_err(Failure::Loop)
+    event_loop.run().map_err(Failure::Loop)?;
+    Ok(())
 }
 
 /// Serves files until a signal.
@@ -68,7 +74,25 @@ pub fn httpd(args: &HttpdArgs) -> Result<(), Failure> {
     let event_loop = EventLoop::new(Httpd::new(&site), listener, None, stop, endpoint.busy_poll);
     let event_loop = event_loop.map_err(Failure::Loop)?;
     say_ready(&format!("TCP port {}", args.port), &args.listen);
-    event_loop.run().map_err(Failure::Loop)
+    event_loop.run().map_err(Failure::Loop)?;
+    Ok(())
+}
+
+/// Takes and drops streams until a signal, and says how many bytes they had.
+///
+/// # Errors
+/// When it cannot start, or go on.
+pub fn sink(args: &SinkArgs) -> Result<(), Failure> {
+    let stop = prepare()?;
+    let endpoint = args.listen.endpoint(args.port);
+    let listener = endpoint.listen(false)?;
+    let event_loop = EventLoop::new(Sink::default(), listener, None, stop, endpoint.busy_poll);
+    let event_loop = event_loop.map_err(Failure::Loop)?;
+    say_ready(&format!("TCP port {}", args.port), &args.listen);
+    let sink = event_loop.run().map_err(Failure::Loop)?;
+    // If nobody listens, the exit code is left.
+    let _ = writeln!(io::stdout(), "taken {} bytes", sink.bytes);
+    Ok(())
 }
 
 fn prepare() -> Result<Stop, Failure> {

@@ -25,8 +25,8 @@ use crate::cli::{Mode, Poll};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ilet-load", version, after_help = EXIT_CODES)]
 pub struct LoadArgs {
-    /// Whom to ask: udp-echo://IP:PORT, tcp-echo://IP:PORT, http://IP[:PORT]/PATH, http-connection:// (one
-    /// request per connection) or http-download:// (large bodies)
+    /// Whom to ask: udp-echo://IP:PORT, tcp-echo://IP:PORT, tcp-upload://IP:PORT (one upload per connection),
+    /// http://IP[:PORT]/PATH, http-connection:// (one request per connection) or http-download:// (large bodies)
     #[arg(long, value_name = "URL")]
     pub target: Target,
 
@@ -40,7 +40,7 @@ pub struct LoadArgs {
 
     /// New connections per second
     ///
-    /// With http-connection:// a connection that follows an answer is opened at once.
+    /// With http-connection:// and tcp-upload:// a connection that follows an answer is opened at once.
     #[arg(long, value_name = "R", default_value = "20000", value_parser = rate)]
     pub open_rate: f64,
 
@@ -54,8 +54,10 @@ pub struct LoadArgs {
     #[arg(long, value_name = "R", value_parser = rate)]
     pub rate: Option<f64>,
 
-    /// Bytes of a message to be echoed [default: 64]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    /// Bytes of a message to be echoed, or of an upload [default: 64, of an upload 100000000]
+    ///
+    /// An upload is answered when the server has closed the connection after we did.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub size: Option<u32>,
 
     /// Seconds to measure
@@ -68,7 +70,8 @@ pub struct LoadArgs {
 
     /// Seconds after which a request without an answer is an error
     ///
-    /// With http-download:// and --slow: seconds in which nothing of the answer comes.
+    /// With http-download:// and --slow: seconds in which nothing of the answer comes. With tcp-upload://: seconds in
+    /// which nothing can be sent.
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
     pub timeout: f64,
 
@@ -145,6 +148,10 @@ const EXIT_CODES: &str = "SIGTERM and SIGINT end it early, with the result so fa
     Exit code: 0 if all answers were right and in time, 1 if not or if it could not run, 2 for a wrong command \
     line.";
 
+/// Bytes of a message at most.
+const MESSAGE_MAX: u32 = 1 << 24;
+/// Bytes of an upload unless told otherwise.
+const UPLOAD_BYTES: u32 = 100_000_000;
 /// More than source addresses and memory are likely to be there for.
 const CONNECTIONS_MAX: i64 = 16_000_000;
 /// Bytes that may be outstanding on a connection.
@@ -209,6 +216,9 @@ pub enum Misuse {
     /// A datagram that does not exist.
     #[error("--size {0} is more than a datagram holds ({DATAGRAM_MAX})")]
     Datagram(u32),
+    /// A message that would have to be kept.
+    #[error("--size {0} is more than a message to be echoed may have ({MESSAGE_MAX})")]
+    Message(u32),
     /// More than is sensible.
     #[error(
         "--size {size} times --depth {depth} is more than {OUTSTANDING_MAX} bytes: ask for less"
@@ -229,9 +239,14 @@ impl LoadArgs {
     pub fn plan(&self) -> Result<Plan, Misuse> {
         self.check_protocol()?;
         self.check_addresses()?;
-        let size = self.size.unwrap_or(64);
-        if self.target.protocol == Protocol::UdpEcho && size > DATAGRAM_MAX {
-            return Err(Misuse::Datagram(size));
+        let size = self.size.unwrap_or(match self.target.protocol {
+            Protocol::TcpUpload => UPLOAD_BYTES,
+            _ => 64,
+        });
+        match self.target.protocol {
+            Protocol::UdpEcho if size > DATAGRAM_MAX => return Err(Misuse::Datagram(size)),
+            Protocol::TcpEcho if size > MESSAGE_MAX => return Err(Misuse::Message(size)),
+            _ => {}
         }
         let depth = self.depth;
         if u64::from(size) * u64::from(depth) > OUTSTANDING_MAX {
@@ -272,10 +287,11 @@ impl LoadArgs {
     fn check_protocol(&self) -> Result<(), Misuse> {
         let protocol = self.target.protocol;
         let is_udp = protocol == Protocol::UdpEcho;
-        let is_single = protocol == Protocol::HttpConnection;
+        let is_single = protocol.is_single();
+        let is_upload = protocol == Protocol::TcpUpload;
         for (option, is_given, has_none) in [
-            ("--idle", self.idle > 0, is_udp),
-            ("--slow", self.slow.is_some(), is_udp),
+            ("--idle", self.idle > 0, is_udp || is_upload),
+            ("--slow", self.slow.is_some(), is_udp || is_upload),
             ("--depth", self.depth > 1, is_udp || is_single),
             ("--size", self.size.is_some(), protocol.is_http()),
             ("--body-file", self.body_file.is_some(), !protocol.is_http()),
@@ -352,6 +368,7 @@ fn limits(plan: &Plan) -> Limits {
     let client_rx_bytes = match plan.target.protocol {
         Protocol::UdpEcho => small,
         Protocol::TcpEcho => outstanding.clamp(small, WINDOW_MAX),
+        Protocol::TcpUpload => small,
         _ if plan.slow.is_some() => ENGINE_RX_BYTES,
         Protocol::HttpDownload => WINDOW_MAX,
         _ if slots <= LARGE_BUFFERS_MAX => WINDOW_MAX,
@@ -360,6 +377,8 @@ fn limits(plan: &Plan) -> Limits {
     let frames_each = match plan.target.protocol {
         Protocol::UdpEcho => 1,
         Protocol::TcpEcho => outstanding.min(client_rx_bytes) / SEGMENT_BYTES + 1,
+        // An acknowledgement for each segment, at worst.
+        Protocol::TcpUpload => outstanding.min(WINDOW_MAX) / SEGMENT_BYTES + 1,
         _ => client_rx_bytes / SEGMENT_BYTES,
     };
     let at_once = (plan.connections as usize).saturating_mul(frames_each);
@@ -428,6 +447,7 @@ mod tests {
     const UDP: &str = "--target udp-echo://10.0.0.2:7";
     const HTTP: &str = "--target http://10.0.0.2/";
     const SINGLE: &str = "--target http-connection://10.0.0.2/";
+    const UPLOAD: &str = "--target tcp-upload://10.0.0.2:9";
 
     fn parse(options: &str) -> Result<LoadArgs, clap::Error> {
         let words = format!("ilet-load --interface eth0 {options}");
@@ -458,6 +478,8 @@ mod tests {
         let times = (plan.duration, plan.warmup, plan.timeout);
         assert_eq!(times, (10 * SECOND, SECOND, 5 * SECOND));
         assert_eq!((args.queue, args.core, args.poll), (0, 1, Poll::Busy));
+        let upload = self::args(UPLOAD).plan().unwrap();
+        assert_eq!(upload.size, 100_000_000);
         let config = args.config(&plan);
         assert!(config.faults.is_none() && !config.engine_only);
         // Random unless given.
@@ -500,6 +522,17 @@ mod tests {
             (format!("{HTTP} --size 64"), "--size"),
             (format!("{ECHO} --body-file x"), "--body-file"),
             (format!("{UDP} --size 65508"), "more than a datagram holds"),
+            (
+                format!("{ECHO} --size 16777217"),
+                "more than a message to be echoed",
+            ),
+            (
+                format!("{UPLOAD} --idle 1"),
+                "--idle has no meaning for tcp-upload",
+            ),
+            (format!("{UPLOAD} --slow 1"), "--slow"),
+            (format!("{UPLOAD} --depth 2"), "--depth"),
+            (format!("{UPLOAD} --body-file x"), "--body-file"),
             (
                 format!("{ECHO} --size 16000000 --depth 1024"),
                 "--depth 1024",
@@ -569,6 +602,8 @@ mod tests {
             format!("{HTTP} --connections 20000"),
             format!("{HTTP} --slow 1"),
             format!("{SINGLE} --connections 1"),
+            format!("{UPLOAD} --connections 1000"),
+            format!("{UPLOAD} --size 1073741824"),
         ] {
             let plan = args(&options).plan().unwrap();
             let limits = limits(&plan);

@@ -11,6 +11,7 @@ use interruptlet::client::{Core, Reach};
 use super::plan::Plan;
 use super::record::Record;
 use super::schedule::Pace;
+use super::target::Protocol;
 
 /// Late answers in a row after which a silent server is given up.
 const LATE_MAX: u32 = 3;
@@ -259,8 +260,9 @@ impl Course {
                 let end = self.until;
                 self.end_measuring(end, load);
                 self.phase = Phase::Draining;
-                // A slow reader's answers take as long as they take.
-                let wait = if self.plan.slow.is_some() {
+                // A slow reader's answers take as long as they take, and so do uploads.
+                let is_upload = self.plan.target.protocol == Protocol::TcpUpload;
+                let wait = if self.plan.slow.is_some() || is_upload {
                     0
                 } else {
                     self.silence_max()

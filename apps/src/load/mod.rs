@@ -4,7 +4,7 @@
 //! * [`run`]: the main thread: starts the stack, looks at signals and processes, prints.
 //! * [`course`], [`stream`], [`datagram`]: what runs on the core: the phases of a run, and the clients that open
 //!   connections, ask, and look after what is late.
-//! * [`echo`], [`http`]: the two ends of a conversation as they should be, without I/O; [`pattern`] has the
+//! * [`echo`], [`http`], [`upload`]: our end of a conversation as it should be, without I/O; [`pattern`] has the
 //!   bytes.
 //! * [`sources`], [`schedule`], [`timeouts`]: our addresses; what is due when.
 //! * [`record`], [`proc`], [`report`]: what is counted, what it cost the processes, and how it is told.
@@ -25,6 +25,7 @@ pub mod sources;
 pub mod stream;
 pub mod target;
 pub mod timeouts;
+pub mod upload;
 
 use self::record::ErrorKind;
 

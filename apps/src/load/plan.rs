@@ -15,7 +15,7 @@ pub struct Plan {
     pub idle: u32,
     /// Requests outstanding per connection.
     pub depth: u32,
-    /// Bytes of a message to be echoed.
+    /// Bytes of a message to be echoed, or of an upload.
     pub size: u32,
     /// New connections per second.
     pub open_rate: f64,

@@ -127,6 +127,8 @@ pub struct Record {
     pub requests: u64,
     /// Bytes of streams, or payload of datagrams, that arrived in the interval.
     pub bytes_received: u64,
+    /// Bytes of uploads that the stack took to be sent in the interval.
+    pub bytes_sent: u64,
     /// Requests that were still being answered at the end, as large bodies may be.
     pub unfinished: u64,
     /// In nanoseconds.
@@ -145,6 +147,7 @@ impl Record {
             answered: 0,
             requests: 0,
             bytes_received: 0,
+            bytes_sent: 0,
             unfinished: 0,
             latencies: Histogram::new_with_bounds(1, LATENCY_MAX, DIGITS).ok()?,
             begin: u64::MAX,
@@ -191,6 +194,14 @@ impl Record {
         }
     }
 
+    /// Bytes of an upload went to the stack at `now`.
+    #[inline]
+    pub fn uploaded(&mut self, count: usize, now: u64) {
+        if self.is_measured(now) {
+            self.bytes_sent += count as u64;
+        }
+    }
+
     fn is_measured(&self, time: u64) -> bool {
         self.begin <= time && time < self.end
     }
@@ -213,10 +224,12 @@ mod tests {
         record.answer(200, 210);
         record.bytes(5, 199);
         record.bytes(7, 200);
+        record.uploaded(2, 99);
+        record.uploaded(3, 100);
         assert_eq!((record.answered, record.requests), (5, 2));
         assert_eq!((record.latencies.len(), record.latencies.min()), (2, 30));
         assert!((6_800..7_000).contains(&record.latencies.max()));
-        assert_eq!(record.bytes_received, 5);
+        assert_eq!((record.bytes_received, record.bytes_sent), (5, 3));
         // Given up: no answer, but a time.
         record.waited(160, LATENCY_MAX * 2);
         assert_eq!((record.requests, record.latencies.len()), (2, 3));

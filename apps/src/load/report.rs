@@ -28,6 +28,8 @@ pub struct Report {
     requests_per_second: Option<f64>,
     bytes_received: u64,
     bytes_per_second: Option<f64>,
+    bytes_sent: u64,
+    bytes_sent_per_second: Option<f64>,
     offered_per_second: Option<f64>,
     unfinished: u64,
     latency_us: Latency,
@@ -185,6 +187,8 @@ impl Report {
             requests_per_second: per_second(record.requests),
             bytes_received: record.bytes_received,
             bytes_per_second: per_second(record.bytes_received),
+            bytes_sent: record.bytes_sent,
+            bytes_sent_per_second: per_second(record.bytes_sent),
             offered_per_second: plan.rate,
             unfinished: record.unfinished,
             latency_us: Latency::of(&record.latencies),
@@ -308,6 +312,10 @@ impl fmt::Display for Report {
             self.requests_per_second.unwrap_or(0.0),
             self.bytes_per_second.unwrap_or(0.0) / 1e6
         )?;
+        if self.bytes_sent > 0 {
+            let rate = self.bytes_sent_per_second.unwrap_or(0.0);
+            writeln!(f, "uploads      {:.3} MB/s sent", rate / 1e6)?;
+        }
         let latency = &self.latency_us;
         write!(f, "latency, µs ")?;
         for (name, value) in [
@@ -464,6 +472,8 @@ mod tests {
             "requests_per_second",
             "bytes_received",
             "bytes_per_second",
+            "bytes_sent",
+            "bytes_sent_per_second",
             "offered_per_second",
             "unfinished",
             "latency_us",
@@ -608,6 +618,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part:?} in:\n{text}");
         }
-        assert!(!report(false).to_string().contains("server "));
+        let without = report(false).to_string();
+        assert!(!without.contains("server ") && !without.contains("uploads"));
     }
 }

@@ -20,6 +20,7 @@ use super::schedule::{Bucket, Opening};
 use super::sources::Sources;
 use super::target::Protocol;
 use super::timeouts::Timeouts;
+use super::upload::Upload;
 
 /// Connections opened at once, requests sent, and late ones looked after, in one turn at most: the core must
 /// look at what arrives.
@@ -50,6 +51,8 @@ pub struct StreamClient {
     /// Slots that can take a request of an open loop.
     ready: VecDeque<u32>,
     timeouts: Timeouts,
+    /// Slots whose uploads are done since the last turn.
+    uploaded: Vec<u32>,
     /// The clock when something happened last: not every event tells it.
     now: u64,
     open: u64,
@@ -96,6 +99,7 @@ enum State {
 enum Talk {
     Echo(Echo),
     Http(Exchange),
+    Upload(Upload),
 }
 
 impl StreamClient {
@@ -121,6 +125,7 @@ impl StreamClient {
             opening: Opening::new(plan.open_rate),
             ready: VecDeque::new(),
             timeouts: Timeouts::new(plan.timeout, 0),
+            uploaded: Vec::new(),
             now: 0,
             open: 0,
             waiting: 0,
@@ -164,12 +169,14 @@ impl StreamClient {
     }
 
     fn is_opened_per_request(&self, index: u32) -> bool {
-        self.protocol == Protocol::HttpConnection && !self.is_idle(index)
+        self.protocol.is_single() && !self.is_idle(index)
     }
 
-    /// Whether any byte of an answer shows that the server is at it; else only the whole answer does.
+    /// Whether any byte of a request or an answer that goes on shows that the server is at it; else only the whole
+    /// answer does.
     fn parts_count(&self) -> bool {
-        self.protocol == Protocol::HttpDownload || self.course.plan().slow.is_some()
+        let is_large = matches!(self.protocol, Protocol::HttpDownload | Protocol::TcpUpload);
+        is_large || self.course.plan().slow.is_some()
     }
 
     /// The slot that a connection belongs to, if it still does and that is still of interest.
@@ -260,6 +267,8 @@ impl StreamClient {
             match &mut self.slots[index as usize].talk {
                 Talk::Echo(echo) => echo.ask(size),
                 Talk::Http(exchange) => self.http.ask(exchange),
+                // It has its connection to itself, and asks by being there.
+                Talk::Upload(_) => {}
             }
         }
         if !self.slots[index as usize].is_waiting {
@@ -272,7 +281,23 @@ impl StreamClient {
         match &mut self.slots[index as usize].talk {
             Talk::Echo(echo) => echo.send(&self.pattern, |bytes| stream.send(bytes)),
             Talk::Http(exchange) => self.http.send(exchange, |bytes| stream.send(bytes)),
+            Talk::Upload(upload) if !upload.is_sent() => {
+                let taken = upload.send(&self.pattern, |bytes| stream.send(bytes));
+                if upload.is_sent() {
+                    stream.close();
+                }
+                self.course.record.uploaded(taken, self.now);
+                self.progress(index);
+            }
+            Talk::Upload(_) => {}
         }
+    }
+
+    /// A part of a large request or answer has gone on: the server is at it.
+    fn progress(&mut self, index: u32) {
+        let now = self.now;
+        self.course.is_alive(now);
+        self.slot(index).since = now;
     }
 
     /// Opens a slot's connection; `false` if that is not possible now.
@@ -285,10 +310,11 @@ impl StreamClient {
             match core.open(self.sources.at(number), peer, token) {
                 Ok(id) => {
                     let is_single = self.is_opened_per_request(index);
-                    let talk = if self.protocol.is_http() {
-                        Talk::Http(Exchange::new(is_single))
-                    } else {
-                        Talk::Echo(Echo::new(number))
+                    let size = self.course.plan().size;
+                    let talk = match self.protocol {
+                        Protocol::TcpUpload => Talk::Upload(Upload::new(number, size)),
+                        protocol if protocol.is_http() => Talk::Http(Exchange::new(is_single)),
+                        _ => Talk::Echo(Echo::new(number)),
                     };
                     let now = self.now;
                     let slot = self.slot(index);
@@ -485,6 +511,24 @@ impl StreamClient {
         }
     }
 
+    /// Whether the slot's connection has a whole upload behind it.
+    fn is_sent(&self, index: u32) -> bool {
+        match &self.slots[index as usize].talk {
+            Talk::Upload(upload) => upload.is_sent(),
+            Talk::Echo(_) | Talk::Http(_) => false,
+        }
+    }
+
+    /// Counts the uploads that are done: the event that said so did not tell the time.
+    fn finish_uploads(&mut self) {
+        while let Some(index) = self.uploaded.pop() {
+            let due = self.end_request(index);
+            self.course.record.answer(due, self.now);
+            self.course.is_alive(self.now);
+            self.succeed(index);
+        }
+    }
+
     /// The slot has no connection any more.
     fn part(&mut self, index: u32) {
         self.wait_no_more(index);
@@ -540,6 +584,7 @@ impl StreamClient {
 impl Client for StreamClient {
     fn turn(&mut self, core: &mut Core<'_>) -> Option<u64> {
         self.now = core.nanos();
+        self.finish_uploads();
         let load = Load {
             is_settled: self.unsettled == 0,
             is_waiting: self.waiting > 0,
@@ -583,6 +628,8 @@ impl Client for StreamClient {
             if let Talk::Http(exchange) = &mut self.slots[index as usize].talk {
                 self.http.ask(exchange);
             }
+            // Its request may take longer than the run.
+            self.settle(index);
             self.wait(index);
             self.send(index, stream);
             return;
@@ -634,6 +681,7 @@ impl Client for StreamClient {
                 let outstanding = slot.outstanding;
                 self.http.receive(exchange, &bytes[..taken], outstanding)
             }
+            Talk::Upload(_) => Outcome::failure(ErrorKind::Unexpected),
         };
         self.take_answers(index, outcome, stream);
         if let Some(kind) = outcome.failure {
@@ -645,6 +693,7 @@ impl Client for StreamClient {
 
     fn writable(&mut self, stream: &mut Stream<'_>) {
         if let Some(index) = self.slot_of(stream.token()) {
+            self.now = stream.nanos();
             self.send(index, stream);
         }
     }
@@ -661,6 +710,12 @@ impl Client for StreamClient {
             _ if slot.state == State::Closing => Outcome::default(),
             Talk::Echo(_) => Outcome::failure(ErrorKind::ClosedEarly),
             Talk::Http(exchange) => self.http.end(exchange),
+            Talk::Upload(upload) if upload.is_sent() => Outcome {
+                answers: 1,
+                failure: None,
+                close: true,
+            },
+            Talk::Upload(_) => Outcome::failure(ErrorKind::ClosedEarly),
         };
         self.take_answers(index, outcome, stream);
         match outcome.failure {
@@ -679,6 +734,10 @@ impl Client for StreamClient {
             (State::Connecting, End::Refused | End::Reset) => ErrorKind::Refused,
             (State::Connecting, _) => ErrorKind::ConnectTimeout,
             (State::Closing, End::Closed) => return self.succeed(index),
+            (State::Open, End::Closed) if self.is_sent(index) => {
+                self.uploaded.push(index);
+                return;
+            }
             (_, End::Closed) => ErrorKind::ClosedEarly,
             (_, End::Refused | End::Reset) => ErrorKind::Reset,
             (_, End::ConnectTimeout | End::Unanswered) => ErrorKind::Timeout,

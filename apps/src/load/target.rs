@@ -17,6 +17,8 @@ pub enum Protocol {
     HttpConnection,
     /// HTTP, many requests on a connection, with bodies that take their time.
     HttpDownload,
+    /// Bytes of a stream that nobody answers, one upload on a connection.
+    TcpUpload,
 }
 
 impl Protocol {
@@ -28,6 +30,7 @@ impl Protocol {
             Self::Http => "http",
             Self::HttpConnection => "http-connection",
             Self::HttpDownload => "http-download",
+            Self::TcpUpload => "tcp-upload",
         }
     }
 
@@ -36,12 +39,18 @@ impl Protocol {
         matches!(self, Self::Http | Self::HttpConnection | Self::HttpDownload)
     }
 
-    const ALL: [Self; 5] = [
+    /// Whether each request has a connection of its own.
+    pub fn is_single(self) -> bool {
+        matches!(self, Self::HttpConnection | Self::TcpUpload)
+    }
+
+    const ALL: [Self; 6] = [
         Self::UdpEcho,
         Self::TcpEcho,
         Self::Http,
         Self::HttpConnection,
         Self::HttpDownload,
+        Self::TcpUpload,
     ];
 }
 
@@ -70,8 +79,8 @@ impl Target {
 /// Not a URL that this program knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{url}` {wrong}: give udp-echo://IP:PORT, tcp-echo://IP:PORT, or http://, http-connection:// or \
-     http-download:// with IP[:PORT]/PATH; IPv6 in brackets"
+    "`{url}` {wrong}: give udp-echo://, tcp-echo:// or tcp-upload:// with IP:PORT, or http://, http-connection:// \
+     or http-download:// with IP[:PORT]/PATH; IPv6 in brackets"
 )]
 pub struct TargetError {
     url: String,
@@ -112,7 +121,7 @@ fn parse(url: &str) -> Result<Target, &'static str> {
         with_port_or(authority, 80)
     } else {
         if !path.is_empty() {
-            return Err("has a path, which an echo has not");
+            return Err("has a path, which only HTTP has");
         }
         authority.parse().ok()
     };
@@ -184,6 +193,12 @@ mod tests {
                 Protocol::HttpDownload,
                 "10.0.0.2:80",
                 "/big%20file",
+            ),
+            (
+                "tcp-upload://10.0.0.2:9",
+                Protocol::TcpUpload,
+                "10.0.0.2:9",
+                "",
             ),
         ] {
             let target: Target = url.parse().unwrap();

@@ -1,7 +1,7 @@
 //! The clients against servers in simulation: two workers on one wire and one virtual clock.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 use interruptlet::Duration;
@@ -75,6 +75,10 @@ fn plan(target: &str) -> Plan {
 
 fn tcp() -> Plan {
     plan("tcp-echo://192.0.2.1:7")
+}
+
+fn upload() -> Plan {
+    plan("tcp-upload://192.0.2.1:7")
 }
 
 fn udp() -> Plan {
@@ -799,6 +803,72 @@ fn slow_readers_read_slowly() {
     let read = finished.record.bytes_received;
     assert!((150_000..=250_000).contains(&read), "{read} bytes");
     assert_eq!(finished.record.unfinished, 4);
+}
+
+#[test]
+fn uploads_end_when_the_server_has_taken_them() {
+    let plan = Plan {
+        size: 300_000,
+        duration: 200 * MILLI,
+        ..upload()
+    };
+    let taken = Arc::new(AtomicU64::new(0));
+    let finished = run_stream(plan, {
+        let taken = Arc::clone(&taken);
+        move |request: StreamRequest<'_>| {
+            let len = request.bytes().len();
+            taken.fetch_add(len as u64, Ordering::Relaxed);
+            request.ignore(len)
+        }
+    });
+    assert_right(&finished);
+    let record = &finished.record;
+    // All that were begun, but for those that were under way at the end.
+    let whole = record.answered * 300_000;
+    let taken = taken.load(Ordering::Relaxed);
+    assert!((whole..whole + 5 * 300_000).contains(&taken), "{taken}");
+    assert!(record.requests > 4 && record.opened > 8, "{record:?}");
+    assert!(record.bytes_sent >= (record.requests - 4) * 300_000);
+    assert_eq!(record.bytes_received, 0);
+}
+
+#[test]
+fn an_upload_may_take_longer_than_the_run() {
+    let plan = Plan {
+        size: 1 << 30,
+        ..upload()
+    };
+    let finished = run_stream(plan, |request: StreamRequest<'_>| {
+        let len = request.bytes().len();
+        request.ignore(len)
+    });
+    assert!(finished.is_measured && finished.record.errors.total() == 0);
+    let record = &finished.record;
+    assert_eq!((record.answered, record.unfinished), (0, 4));
+    assert!(record.bytes_sent > 0);
+}
+
+#[test]
+fn uploads_that_are_cut_or_answered_are_caught() {
+    // More than is sent before anything comes back.
+    let plan = Plan {
+        size: 1 << 24,
+        ..upload()
+    };
+    let answered = run_stream(plan.clone(), |request: StreamRequest<'_>| {
+        let len = request.bytes().len();
+        request.reply_in_place(len).send(1)
+    });
+    assert_only(&answered, ErrorKind::Unexpected);
+    let closed = run_stream(plan.clone(), |request: StreamRequest<'_>| request.close());
+    assert!(
+        closed.record.errors.of(ErrorKind::ClosedEarly) + closed.record.errors.of(ErrorKind::Reset)
+            > 0
+    );
+    assert_eq!(closed.record.answered, 0);
+    let stuck = run_stream(plan, |request: StreamRequest<'_>| request.need_more());
+    assert!(stuck.record.errors.total() > 0);
+    assert_eq!(stuck.record.answered, 0);
 }
 
 #[test]

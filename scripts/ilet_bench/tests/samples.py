@@ -15,6 +15,7 @@ def ilet_load_result(rate=100_000.0, **changes):
         "seconds": 2.0,
         "connections": {"opened": 64, "established": 64, "open_at_end": 64},
         "requests": int(rate * 2), "requests_per_second": rate, "bytes_received": 1, "bytes_per_second": rate * 64,
+        "bytes_sent": 0, "bytes_sent_per_second": 0.0,
         "offered_per_second": None,
         "latency_us": {
             "mean": 10.0, "p50": 9.0, "p90": 12.0, "p99": 20.0, "p99_9": 30.0, "p99_99": 40.0, "max": 55.0,

@@ -78,6 +78,19 @@ class IletLoad(unittest.TestCase):
         self.assertIn("--loss 0.001 --reorder 0 --fault-seed 3", self.command(lossy, 3))
         self.assertEqual(self.command(lossy, 3), self.command(lossy, 3))
 
+    def test_uploads(self):
+        line = self.command(Cell("tcp-upload", 1, 1_000, loss=0.01))
+        self.assertIn("--target tcp-upload://10.20.0.2:80 --connections 1", line)
+        self.assertIn("--size 1000", line)
+        self.assertNotIn("--body-file", line)
+        result = samples.ilet_load_result(bytes_sent=40, bytes_sent_per_second=20.0)
+        self.assertEqual(clients.parse_ilet_load(json.dumps(result))[0]["bytes_per_second"], 20)
+
+    def test_failures_may_be_a_figure(self):
+        result = samples.ilet_load_result(errors={"timeout": 3, "reset": 2}, errors_total=5)
+        self.assertEqual(clients.parse_ilet_load(json.dumps(result), True)[0]["failed_requests"], 5)
+        self.assertEqual(clients.parse_ilet_load(json.dumps(samples.ilet_load_result()), True)[0]["failed_requests"], 0)
+
     def test_slow_readers(self):
         line = self.command(Cell("http-download", 1_000, 10_000_000, slow=3_600))
         self.assertIn("--slow 3600", line)
@@ -106,8 +119,41 @@ class Wrk(unittest.TestCase):
             with self.subTest(text), self.assertRaisesRegex(ClientError, "no result"):
                 clients.parse_wrk(text)
 
+    def test_failures_may_be_a_figure(self):
+        text = samples.WRK + (
+            "  Socket errors: connect 1, read 20, write 0, timeout 300\n  Non-2xx or 3xx responses: 4000\n"
+        )
+        self.assertEqual(clients.parse_wrk(text, True)[0]["failed_requests"], 4_321)
+        self.assertEqual(clients.parse_wrk(samples.WRK, True)[0]["failed_requests"], 0)
+        self.assertNotIn("failed_requests", clients.parse_wrk(samples.WRK)[0])
+
     def test_it_takes_whole_seconds(self):
         self.assertEqual([clients.wrk_seconds(seconds) for seconds in (0.3, 1, 1.5)], [1, 1, 2])
+
+
+class KernelUpload(unittest.TestCase):
+    def test_the_figures(self):
+        values, result = clients.parse_kernel_upload('{"bytes": 100, "seconds": 0.5, "bytes_per_second": 200.0}')
+        self.assertEqual(values, {"bytes_per_second": 200, "upload_s": 0.5})
+        self.assertEqual(result["bytes"], 100)
+
+    def test_what_is_no_result(self):
+        for text in ("", "{}", "[1]"):
+            with self.subTest(text), self.assertRaisesRegex(ClientError, "no result"):
+                clients.parse_kernel_upload(text)
+
+
+class Curl(unittest.TestCase):
+    def test_the_figures(self):
+        values, _ = clients.parse_curl('{"status": 200, "bytes": 5000, "seconds": 2.5}', 5_000)
+        self.assertEqual(values, {"bytes_per_second": 2_000, "download_s": 2.5})
+
+    def test_a_part_is_no_result(self):
+        for text in ('{"status": 200, "bytes": 4999, "seconds": 2.5}', '{"status": 404, "bytes": 5000, "seconds": 2.5}'):
+            with self.subTest(text), self.assertRaisesRegex(ClientError, "of 5,000 bytes"):
+                clients.parse_curl(text, 5_000)
+        with self.assertRaisesRegex(ClientError, "no result"):
+            clients.parse_curl("", 5_000)
 
 
 class Flood(unittest.TestCase):

@@ -1,7 +1,8 @@
+import types
 import unittest
 
 from .. import peers, plan
-from ..scenarios import SCENARIOS
+from ..scenarios import SCENARIOS, Cell
 
 OPEN_FILES = 20_000
 
@@ -61,8 +62,40 @@ class Choice(unittest.TestCase):
             with self.subTest(options), self.assertRaises(plan.PlanError):
                 plan.check(options)
 
-    def test_quick_has_a_part_of_every_scenario(self):
-        self.assertEqual({step.scenario.name for step in plan.steps(plan.Options(quick=True))}, set(SCENARIOS))
+    def test_quick_has_a_part_of_every_scenario_but_those_of_the_full_run(self):
+        full = {"upload", "burst", "impaired", "trace"}
+        self.assertEqual({step.scenario.name for step in plan.steps(plan.Options(quick=True))}, set(SCENARIOS) - full)
+        self.assertEqual({step.scenario.name for step in plan.steps(plan.Options())}, set(SCENARIOS))
+
+    def test_a_scenario_without_quick_cells_is_in_quick_if_it_is_named(self):
+        named = plan.steps(plan.Options(only=("trace", "tcp-echo"), quick=True))
+        found = {name: {step.cell for step in named if step.scenario.name == name} for name in ("trace", "tcp-echo")}
+        self.assertEqual(found["trace"], set(SCENARIOS["trace"].cells))
+        self.assertTrue(all(cell.quick for cell in found["tcp-echo"]))
+
+
+class Places(unittest.TestCase):
+    LAB = types.SimpleNamespace(server4=["own", "kernel", "own behind the relay"], relayed_kernel4="kernel behind the relay")
+
+    def test_servers_have_the_pair_that_is_made_for_them(self):
+        direct, relayed = Cell("http", 1, 1), Cell("http", 1, 1, relayed=True)
+        for which, cell, expected in (
+            ("ilet", direct, (0, "own")), ("plain-smoltcp", direct, (0, "own")), ("nginx", direct, (1, "kernel")),
+            ("ilet-reflect", direct, (1, "kernel")), ("ilet", relayed, (2, "own behind the relay")),
+            ("nginx", relayed, (2, "kernel behind the relay")),
+        ):
+            with self.subTest(which):
+                self.assertEqual(peers.place(self.LAB, which, cell), expected)
+
+    def test_a_relay_is_for_clients_of_the_kernel(self):
+        for scenario in SCENARIOS.values():
+            for cell in scenario.cells:
+                self.assertTrue(cell.client in ("wrk", "curl") or not cell.relayed)
+                self.assertTrue(cell.relayed or not (cell.rtt_ms or cell.rate_mbit or cell.traced))
+
+    def test_ports(self):
+        ports = {protocol: peers.port_of(protocol) for protocol in ("tcp-echo", "udp-echo", "tcp-upload", "http-download")}
+        self.assertEqual(ports, {"tcp-echo": 7, "udp-echo": 7, "tcp-upload": 9, "http-download": 80})
 
 
 class Holding(unittest.TestCase):
