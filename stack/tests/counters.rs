@@ -12,6 +12,8 @@ use common::raw::Raw;
 use common::*;
 use interruptlet::Duration;
 use interruptlet::interruptlet::{DatagramInterruptlet, DatagramReply, DatagramRequest};
+use interruptlet::port::link::Faults;
+use interruptlet::port::pipe::PIPE_BYTES_MAX;
 use interruptlet::sim::{Sim, SimConfig};
 use interruptlet::telemetry::Counters;
 use interruptlet::wire::Reject;
@@ -106,6 +108,7 @@ const SCENARIOS: &[Scenario] = &[
     (&["time_wait_evicted"], time_waits),
     (&["time_wait_reused"], reused_ends),
     (&["tx_no_frame"], no_frame),
+    (&["link_overflows"], a_full_link),
 ];
 
 const PUBLISHED: &str =
@@ -492,6 +495,23 @@ fn reused_ends() -> Sim {
     again.seq = raw.seq.wrapping_add(100);
     again.ack = again.syn(&mut sim)[0].seq.wrapping_add(1);
     assert_eq!(again.request(&mut sim, b"reply x\n"), b"<x>\n");
+    sim
+}
+
+/// More than a link holds arrives before the first frame is through.
+fn a_full_link() -> Sim {
+    let faults = Faults {
+        delay: Duration::from_secs(100),
+        ..Faults::default()
+    };
+    let mut sim = worker(|config| config.faults = faults);
+    let frame = [0; 1500];
+    for _ in 0..=PIPE_BYTES_MAX / frame.len() {
+        sim.peer().inject(&frame);
+    }
+    while sim.peer().pending() > 0 {
+        sim.turn();
+    }
     sim
 }
 

@@ -191,10 +191,10 @@ impl Builder {
                     return worker.run(&mut clock, poll, &switch);
                 };
                 let port = FaultyPort::new(bound.port, faults, seed);
-                let mut ended =
+                let ended =
                     Worker::new(port, bound.arena, parts, now).run(&mut clock, poll, &switch);
                 Ended {
-                    port: ended.port.into_inner(&mut ended.arena),
+                    port: ended.port.into_inner(),
                     arena: ended.arena,
                     result: ended.result,
                 }
