@@ -68,9 +68,9 @@ fn a_small_download_takes_two_round_trips() {
         ..Faults::default()
     };
     let report = Plan::one(10_000, link).run();
-    print("10 KB, 20 ms", 0, &report, "");
     assert!(report.ended());
     let took = report.courses[0].took().unwrap().total_micros();
+    print("10 KB, 20 ms", 0, &report, &format!("{took} us"));
     assert!((40_000..41_000).contains(&took), "{took} us");
     let sent = Sent {
         segments: 7,
@@ -98,6 +98,27 @@ fn a_window_smaller_than_the_link_is_what_is_used() {
         report.ended() && (0.8..1.01).contains(&windows),
         "{windows}"
     );
+    assert_eq!((report.sent.again, report.link.queue_drops), (0, 0));
+}
+
+/// A window that fills the link and fits its queue keeps it busy all the time, whoever sends.
+#[test]
+fn a_window_larger_than_the_link_fills_it() {
+    let mut link = bottleneck(10, Duration::from_millis(20));
+    link.queue_bytes = 64 * 1024;
+    let mut plan = Plan::one(capacity(10, Duration::from_secs(5)), link);
+    plan.window = 40_000;
+    let report = plan.run();
+    // In frames, because a sender may have made small ones; the handshake and the first windows are in the time.
+    let seconds = report.took.total_micros() as f64 / 1e6;
+    let utilisation = (8 * report.link.bytes) as f64 / (link.rate as f64 * seconds);
+    print(
+        "40 KB on 10 Mbit/s, 20 ms",
+        0,
+        &report,
+        &format!("utilisation {utilisation:.3}, headers included"),
+    );
+    assert!(report.ended() && (0.95..1.0).contains(&utilisation));
     assert_eq!((report.sent.again, report.link.queue_drops), (0, 0));
 }
 
