@@ -272,7 +272,7 @@ impl Sim {
         self.worker.stop(&mut self.clock);
     }
 
-    /// A time before which no timer is due.
+    /// A time before which no timer is due, and nothing arrives that is delayed on the wire.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.worker.next_deadline()
     }
@@ -308,7 +308,7 @@ impl Sim {
     }
 
     /// Whether every frame is in the free pool, or held by a connection until its bytes are acknowledged (between
-    /// turns, and with no fault delaying one).
+    /// turns). What is delayed on the wire is in no frame.
     pub fn is_at_rest(&self) -> bool {
         self.worker.is_at_rest()
     }

@@ -283,6 +283,9 @@ counters! {
     neighbours_learned,
     /// Frames that could not be sent because no frame was free.
     tx_no_frame,
+    /// Frames that a simulated link dropped because as many bytes as may be were on their way (see
+    /// [`port::pipe`](crate::port::pipe)).
+    link_overflows,
     /// Ring entries from the kernel that name no frame it was given.
     ring_errors,
 }

@@ -12,6 +12,8 @@ use common::raw::Raw;
 use common::*;
 use interruptlet::Duration;
 use interruptlet::interruptlet::{DatagramInterruptlet, DatagramReply, DatagramRequest};
+use interruptlet::port::link::Faults;
+use interruptlet::port::pipe::PIPE_BYTES_MAX;
 use interruptlet::sim::{Sim, SimConfig};
 use interruptlet::telemetry::Counters;
 use interruptlet::wire::Reject;
@@ -109,6 +111,7 @@ const SCENARIOS: &[Scenario] = &[
     (&["time_wait_reused"], reused_ends),
     (&["time_wait_unanswered"], repeated_fins),
     (&["tx_no_frame"], no_frame),
+    (&["link_overflows"], a_full_link),
 ];
 
 const PUBLISHED: &str =
@@ -538,6 +541,23 @@ fn repeated_fins() -> Sim {
     for _ in 0..3 {
         raw.seq = seq;
         raw.send(&mut sim, FIN | ACK, b"");
+    }
+    sim
+}
+
+/// More than a link holds arrives before the first frame is through.
+fn a_full_link() -> Sim {
+    let faults = Faults {
+        delay: Duration::from_secs(100),
+        ..Faults::default()
+    };
+    let mut sim = worker(|config| config.faults = faults);
+    let frame = [0; 1500];
+    for _ in 0..=PIPE_BYTES_MAX / frame.len() {
+        sim.peer().inject(&frame);
+    }
+    while sim.peer().pending() > 0 {
+        sim.turn();
     }
     sim
 }

@@ -30,8 +30,7 @@ fn world(seed: u64) -> (World, Version) {
     };
     // Some worlds are short of frames too.
     config.limits.frames = *[24, 64, 512].get(random.random_range(0..3)).unwrap();
-    let mut world = World::new(config);
-    world.step_max = Duration::from_millis(10);
+    let world = World::new(config);
     let version = BOTH[random.random_range(0..2)];
     (world, version)
 }
@@ -90,6 +89,38 @@ fn echo_arrives_once_and_in_order() {
         converse(&mut world, version, &conversation);
         assert_over(&mut world);
     });
+}
+
+/// Time goes to when a frame arrives, although no timer is due then, and not beyond.
+#[test]
+fn a_link_at_the_port_takes_its_time() {
+    let faults = Faults {
+        rate: 1_000_000,
+        delay: Duration::from_millis(50),
+        ..Faults::default()
+    };
+    for version in BOTH {
+        let mut world = World::new(SimConfig {
+            faults,
+            ..echo_config()
+        });
+        let handle = world.connected(version);
+        // Its acknowledgement of the handshake is still under way.
+        world.run_for(Duration::from_secs(1));
+        let bytes = pattern(1000);
+        let start = world.sim.now();
+        assert_eq!(world.request(handle, &bytes, bytes.len()), bytes);
+        let taken = (world.sim.now() - start).total_micros();
+        // A byte takes eight microseconds, each way.
+        let frame = (1000 + 14 + version.ip_header_bytes() + 20) as u64;
+        let expected = 2 * (50_000 + 8 * frame);
+        assert!(
+            (expected..expected + 300).contains(&taken),
+            "{taken} instead of {expected} us"
+        );
+        assert!(world.close(handle).is_empty());
+        assert_over(&mut world);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use interruptlet::config::{ENGINE_RX_BYTES, MTU_MAX};
-use interruptlet::port::faulty::Faults;
+use interruptlet::port::link::{Burst, Faults};
 use interruptlet::{Cidr, Config, Duration, Limits};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -139,7 +139,24 @@ pub struct LoadArgs {
     #[arg(long, value_name = "P", default_value = "0", value_parser = probability, help_heading = "Faults")]
     pub reorder: f64,
 
-    /// Decides which frames
+    /// Lose frames in bursts, in both directions: the probabilities, per frame, that a burst begins (P), that it ends
+    /// (R), and of loss in a burst (LOSS)
+    #[arg(long, value_name = "P,R,LOSS", value_parser = burst, help_heading = "Faults")]
+    pub fault_burst: Option<Burst>,
+
+    /// Bits per second that get through in each direction
+    #[arg(long, value_name = "R", value_parser = rate, help_heading = "Faults")]
+    pub fault_rate: Option<f64>,
+
+    /// With --fault-rate: bytes that wait at most, in each direction; beyond, frames are lost [default: no bound]
+    #[arg(long, value_name = "BYTES", requires = "fault_rate", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Faults")]
+    pub fault_queue: Option<u32>,
+
+    /// Seconds by which every frame is delayed, in each direction: half of the additional round trip
+    #[arg(long, value_name = "S", value_parser = seconds_or_none, help_heading = "Faults")]
+    pub fault_delay: Option<f64>,
+
+    /// Decides which frames are lost or held back
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Faults")]
     pub fault_seed: u64,
 }
@@ -338,11 +355,15 @@ impl LoadArgs {
     pub fn config(&self, plan: &Plan) -> Config {
         let faults = Faults {
             loss: self.loss,
+            burst: self.fault_burst.unwrap_or_default(),
             reordering: self.reorder,
             delay_max: REORDER_DELAY,
+            // Less than a bit per second is none to the model.
+            rate: self.fault_rate.map_or(0, |rate| rate.ceil() as u64),
+            queue_bytes: self.fault_queue.unwrap_or(0) as usize,
+            delay: Duration::from_micros((self.fault_delay.unwrap_or(0.0) * 1e6) as u64),
             ..Faults::default()
         };
-        let has_faults = self.loss > 0.0 || self.reorder > 0.0;
         Config {
             sources: vec![self.sources],
             gateways: self.gateway.into_iter().collect(),
@@ -351,7 +372,7 @@ impl LoadArgs {
             mode: self.mode.into(),
             poll: self.poll.into(),
             slow_threads: 1,
-            faults: has_faults.then_some((faults, self.fault_seed)),
+            faults: (!faults.is_perfect()).then_some((faults, self.fault_seed)),
             engine_only: self.engine_only,
             limits: limits(plan),
             ..Config::new(&self.interface)
@@ -438,6 +459,19 @@ fn probability(text: &str) -> Result<f64, String> {
     })
 }
 
+fn burst(text: &str) -> Result<Burst, String> {
+    let parts: Result<Vec<f64>, String> = text.split(',').map(probability).collect();
+    match parts?[..] {
+        [enter, leave, loss_bad] => Ok(Burst {
+            enter,
+            leave,
+            loss_good: 0.0,
+            loss_bad,
+        }),
+        _ => Err("not three probabilities, as in 0.001,0.2,0.5".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -492,7 +526,8 @@ mod tests {
             "--target http-download://10.0.0.2:8080/big --connections 3 --idle 4 --open-rate 0.5 --depth 2 \
              --rate 1e6 --duration 0.25 --warmup 0 --timeout 1.5 --slow 3600 --body-file /x --server-pid 1 \
              --server-pid 2 --gateway 10.0.1.1 --queue 1 --core 0 --mode copy --poll sleep --seed 7 --json \
-             --loss 0.01 --reorder 0.5 --fault-seed 9 --engine-only",
+             --loss 0.01 --reorder 0.5 --fault-seed 9 --engine-only --fault-burst 0.001,0.2,0.5 --fault-rate 1e7 \
+             --fault-queue 50000 --fault-delay 0.01",
         );
         let plan = args.plan().unwrap();
         assert_eq!((plan.duration, plan.warmup), (SECOND / 4, 0));
@@ -501,6 +536,15 @@ mod tests {
         let config = args.config(&plan);
         let (faults, seed) = config.faults.unwrap();
         assert_eq!((faults.loss, faults.reordering, seed), (0.01, 0.5, 9));
+        let Burst {
+            enter,
+            leave,
+            loss_good,
+            loss_bad,
+        } = faults.burst;
+        assert_eq!([enter, leave, loss_good, loss_bad], [0.001, 0.2, 0.0, 0.5]);
+        assert_eq!((faults.rate, faults.queue_bytes), (10_000_000, 50_000));
+        assert_eq!(faults.delay, Duration::from_millis(10));
         assert!(config.engine_only);
         assert_eq!((config.queues, config.cores), (vec![1], vec![0]));
         assert_eq!(config.gateways, [IpAddr::from([10, 0, 1, 1])]);
@@ -583,6 +627,12 @@ mod tests {
             "--server-pid 0",
             "--loss 1.1",
             "--reorder -0.1",
+            "--fault-burst 0.1,0.2",
+            "--fault-burst 0.1,0.2,1.2",
+            "--fault-rate 0",
+            "--fault-delay -1",
+            "--fault-queue 50000",
+            "--fault-rate 1e6 --fault-queue 0",
             "--mode fast",
             "--poll never",
             "--series",

@@ -477,6 +477,7 @@ fn what_goes_wrong_on_the_wire_is_no_error_over_tcp() {
         reordering: 0.05,
         corruption: 0.01,
         delay_max: Duration::from_micros(200),
+        ..Faults::default()
     };
     let plan = Plan {
         duration: 2000 * MILLI,

@@ -27,7 +27,7 @@ pub enum Owner {
     Free,
     /// The FILL ring: the kernel may write a packet into it.
     Fill,
-    /// Received and being handled by the worker, or delayed on its way in.
+    /// Received and being handled by the worker.
     Rx,
     /// Queued for sending, on the TX ring, or sent and not yet reported on the COMPLETION ring.
     Tx,
@@ -256,11 +256,6 @@ impl Arena {
         if let Some(frame) = self.unpark(index, Owner::Flow) {
             self.free(frame);
         }
-    }
-
-    /// Whether a flow holds `frame`: then its bytes must stay as they are.
-    pub(crate) fn is_held(&self, frame: &Frame) -> bool {
-        self.held[frame.index as usize]
     }
 
     /// The bytes of a held frame, which is with its flow, with the kernel (who reads it too), or still in

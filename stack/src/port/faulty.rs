@@ -1,161 +1,100 @@
-//! A port with faults: seeded loss, duplication, reordering (by delay) and corruption, both ways.
+//! A port behind a modelled link ([`link`](super::link)) in each direction: loss, duplication, reordering, corruption,
+//! rate, queue and delay.
 //!
-//! The same seed over the same traffic at the same times makes the same faults.
+//! The same seed over the same traffic at the same times makes the same faults. What is delayed waits in buffers of the
+//! port's own: its frame goes home to the arena at once, and it gets another one when it arrives.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-
 use super::Port;
+pub use super::link::{Burst, Faults};
+use super::pipe::{PIPE_BYTES_MAX, Pipe};
 use crate::arena::{Arena, Frame, Owner};
 use crate::telemetry::Counters;
-use crate::wire::ETHERNET_HEADER_BYTES;
 use crate::{Duration, Instant};
-
-/// How often what goes wrong, as probabilities from 0 to 1 per frame.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
-    /// The frame is lost.
-    pub loss: f64,
-    /// The frame comes twice.
-    pub duplication: f64,
-    /// The frame is held back for up to [`delay_max`](Self::delay_max), so that others overtake it.
-    pub reordering: f64,
-    /// One bit of the packet is flipped. The link header is spared: it does not outlive its link, whose
-    /// own check (the Ethernet FCS) guards it; what is behind it may have been damaged anywhere.
-    pub corruption: f64,
-    /// The longest delay of a frame that is held back.
-    pub delay_max: Duration,
-}
-
-/// Frames held back at most, per direction: beyond, they pass undelayed.
-const DELAYED_MAX: usize = 64;
 
 /// `inner` with faults.
 #[derive(Debug)]
 pub struct FaultyPort<P> {
     inner: P,
-    faults: Faults,
-    random: SmallRng,
-    inbound: Vec<(Instant, Frame)>,
-    outbound: Vec<(Instant, Frame)>,
-    /// Frames on their way through; empty between calls, and kept so that nothing is allocated per call.
+    inbound: Pipe,
+    outbound: Pipe,
+    /// Frames that are about to cross a link; empty between calls, and kept so that nothing is allocated per call.
     arriving: Vec<Frame>,
-    passed: Vec<Frame>,
+    /// Frames at the head of the queue of [`transmit`](Port::transmit) that have crossed the link already, and that
+    /// `inner` had no room for.
+    crossed: usize,
 }
 
 impl<P: Port> FaultyPort<P> {
-    /// Wraps `inner`.
+    /// Wraps `inner`. Each direction is a link of its own with these properties.
     pub fn new(inner: P, faults: Faults, seed: u64) -> Self {
         Self {
             inner,
-            faults,
-            random: SmallRng::seed_from_u64(seed),
-            inbound: Vec::with_capacity(DELAYED_MAX),
-            outbound: Vec::with_capacity(DELAYED_MAX),
+            inbound: Pipe::new(faults, seed, PIPE_BYTES_MAX),
+            outbound: Pipe::new(faults, !seed, PIPE_BYTES_MAX),
             arriving: Vec::new(),
-            passed: Vec::new(),
+            crossed: 0,
         }
     }
 
-    /// The port without the faults. What was held back is lost: its frames go home to `arena`.
-    pub fn into_inner(self, arena: &mut Arena) -> P {
-        let delayed = self.inbound.into_iter().chain(self.outbound);
-        for (_, frame) in delayed {
-            arena.sent(frame);
-        }
+    /// The port without the faults. What was under way is lost.
+    pub fn into_inner(self) -> P {
         self.inner
     }
 
     /// Changes what goes wrong from now on.
     pub fn set_faults(&mut self, faults: Faults) {
-        self.faults = faults;
+        self.inbound.set_faults(faults);
+        self.outbound.set_faults(faults);
     }
 
-    /// Whether nothing goes wrong now, and nothing is held back.
+    /// Whether nothing goes wrong now, and nothing is under way.
     fn is_clear(&self) -> bool {
-        let Faults {
-            loss,
-            duplication,
-            reordering,
-            corruption,
-            ..
-        } = self.faults;
-        loss + duplication + reordering + corruption == 0.0
-            && self.inbound.is_empty()
-            && self.outbound.is_empty()
+        let pipes = [&self.inbound, &self.outbound];
+        pipes
+            .into_iter()
+            .all(|pipe| pipe.link().faults().is_perfect() && pipe.is_empty())
     }
+}
 
-    fn happens(&mut self, probability: f64) -> bool {
-        probability > 0.0 && self.random.random_bool(probability.min(1.0))
-    }
+/// Frames that cross a link in one call.
+struct Crossing<'a> {
+    pipe: &'a mut Pipe,
+    arena: &'a mut Arena,
+    /// Who has what arrives.
+    owner: Owner,
+    to: &'a mut Vec<Frame>,
+    /// The length that `to` may have.
+    to_max: usize,
+    now: Instant,
+}
 
-    /// Lets one frame through to `to`, or not, or twice, or later.
-    fn pass(&mut self, arena: &mut Arena, mut frame: Frame, now: Instant, inbound: bool) {
-        if self.happens(self.faults.loss) {
-            arena.sent(frame);
-            return;
+impl Crossing<'_> {
+    /// Sends `frame`, and appends what has arrived then to `to`.
+    fn send(&mut self, frame: Frame) {
+        // The bytes of a frame that a flow holds stay as they are: damage is done to the pipe's copy.
+        if self.pipe.passes(self.arena.bytes(&frame), self.now) {
+            self.to.push(frame);
+        } else {
+            self.arena.sent(frame);
         }
-        // The bytes of a held frame are its flow's: what happens to them on the wire happens to a copy.
-        let changes = self.faults.corruption > 0.0 || self.faults.reordering > 0.0;
-        if changes && arena.is_held(&frame) {
-            let Some(copy) = copy_of(arena, &frame, Owner::Tx) else {
-                self.passed.push(frame);
+        self.release();
+    }
+
+    /// Appends what has arrived to `to`, as far as there is room and frames are free. The rest waits.
+    fn release(&mut self) {
+        while self.to.len() < self.to_max && self.pipe.has_arrived(self.now) {
+            let Some(mut frame) = self.arena.alloc(self.owner) else {
                 return;
             };
-            arena.sent(frame);
-            frame = copy;
-        }
-        if self.happens(self.faults.corruption) && frame.len() > ETHERNET_HEADER_BYTES {
-            let len = frame.len();
-            let byte = self.random.random_range(ETHERNET_HEADER_BYTES..len);
-            let bit = self.random.random_range(0..8);
-            arena.buffer_mut(&mut frame)[byte] ^= 1 << bit;
-        }
-        let owner = if inbound { Owner::Rx } else { Owner::Tx };
-        if self.happens(self.faults.duplication)
-            && let Some(copy) = copy_of(arena, &frame, owner)
-        {
-            self.passed.push(copy);
-        }
-        let delayed = if inbound {
-            self.inbound.len()
-        } else {
-            self.outbound.len()
-        };
-        if delayed < DELAYED_MAX && self.happens(self.faults.reordering) {
-            let micros = self.faults.delay_max.total_micros().max(1);
-            let until = now + Duration::from_micros(self.random.random_range(0..micros));
-            if inbound {
-                self.inbound.push((until, frame));
-            } else {
-                self.outbound.push((until, frame));
-            }
-        } else {
-            self.passed.push(frame);
-        }
-    }
-}
-
-/// A frame with the same bytes, if one is free.
-fn copy_of(arena: &mut Arena, frame: &Frame, owner: Owner) -> Option<Frame> {
-    let mut copy = arena.alloc(owner)?;
-    let len = frame.len();
-    arena.buffer_mut(&mut copy)[..len].copy_from_slice(arena.bytes(frame));
-    arena.set_len(&mut copy, len);
-    Some(copy)
-}
-
-/// Moves the frames whose time has come from `delayed` to `to`.
-fn release(delayed: &mut Vec<(Instant, Frame)>, now: Instant, to: &mut Vec<Frame>) {
-    let mut index = 0;
-    while index < delayed.len() {
-        if delayed[index].0 <= now {
-            to.push(delayed.swap_remove(index).1);
-        } else {
-            index += 1;
+            self.pipe.take(self.now, |bytes| {
+                // Frames of one arena have one size, and these bytes were in one.
+                self.arena.buffer_mut(&mut frame)[..bytes.len()].copy_from_slice(bytes);
+                self.arena.set_len(&mut frame, bytes.len());
+            });
+            self.to.push(frame);
         }
     }
 }
@@ -173,16 +112,28 @@ impl<P: Port> Port for FaultyPort<P> {
             self.inner.receive(arena, batch, budget, now, counters);
             return;
         }
-        let before = batch.len();
-        self.inner.receive(arena, batch, budget, now, counters);
-        let mut arriving = std::mem::take(&mut self.arriving);
-        arriving.extend(batch.drain(before..));
-        release(&mut self.inbound, now, batch);
+        let to_max = batch.len() + budget;
+        let overflows = self.inbound.overflows();
+        let mut crossing = Crossing {
+            pipe: &mut self.inbound,
+            arena,
+            owner: Owner::Rx,
+            to: batch,
+            to_max,
+            now,
+        };
+        crossing.release();
+        // As many as there is room for, even if all of them arrive at once.
+        let room = to_max - crossing.to.len();
+        let arriving = &mut self.arriving;
+        self.inner
+            .receive(crossing.arena, arriving, room, now, counters);
         for frame in arriving.drain(..) {
-            self.pass(arena, frame, now, true);
+            crossing.send(frame);
         }
-        self.arriving = arriving;
-        batch.append(&mut self.passed);
+        counters
+            .link_overflows
+            .add(self.inbound.overflows() - overflows);
     }
 
     fn transmit(
@@ -193,17 +144,36 @@ impl<P: Port> Port for FaultyPort<P> {
         counters: &Counters,
     ) -> io::Result<()> {
         if self.is_clear() {
+            self.crossed = 0;
             return self.inner.transmit(arena, queue, now, counters);
         }
-        let mut arriving = std::mem::take(&mut self.arriving);
-        arriving.append(queue);
-        release(&mut self.outbound, now, queue);
-        for frame in arriving.drain(..) {
-            self.pass(arena, frame, now, false);
+        let overflows = self.outbound.overflows();
+        self.arriving
+            .extend(queue.drain(self.crossed.min(queue.len())..));
+        let mut crossing = Crossing {
+            pipe: &mut self.outbound,
+            arena: &mut *arena,
+            owner: Owner::Tx,
+            to: &mut *queue,
+            to_max: usize::MAX,
+            now,
+        };
+        crossing.release();
+        for frame in self.arriving.drain(..) {
+            crossing.send(frame);
         }
-        self.arriving = arriving;
-        queue.append(&mut self.passed);
-        self.inner.transmit(arena, queue, now, counters)
+        counters
+            .link_overflows
+            .add(self.outbound.overflows() - overflows);
+        let result = self.inner.transmit(arena, queue, now, counters);
+        self.crossed = queue.len();
+        result
+    }
+
+    fn next_arrival(&self) -> Option<Instant> {
+        let pipes = [&self.inbound, &self.outbound];
+        let delayed = pipes.into_iter().filter_map(Pipe::next_arrival);
+        delayed.chain(self.inner.next_arrival()).min()
     }
 
     fn has_backlog(&self) -> bool {
@@ -228,6 +198,8 @@ mod tests {
     use super::*;
     use crate::port::memory;
 
+    const HUNDRED_MICROS: Duration = Duration::from_micros(100);
+
     /// The payloads that come through, in order.
     fn received(faults: Faults, seed: u64) -> Vec<Vec<u8>> {
         let (port, peer) = memory::pair();
@@ -244,10 +216,9 @@ mod tests {
                 all.push(arena.bytes(&frame).to_vec());
                 arena.free(frame);
             }
+            // What is delayed holds no frame.
+            assert!(arena.is_at_rest(), "{:?}", arena.count());
         }
-        let held = port.inbound.len() as u32;
-        assert_eq!(arena.count().of(Owner::Rx), held);
-        assert!(arena.count().is_conserved());
         all
     }
 
@@ -276,7 +247,7 @@ mod tests {
 
         let reordering = Faults {
             reordering: 0.3,
-            delay_max: Duration::from_micros(100),
+            delay_max: HUNDRED_MICROS,
             ..Faults::default()
         };
         assert!(!received(reordering, 1).is_sorted());
@@ -287,5 +258,140 @@ mod tests {
         };
         let all = received(corruption, 1);
         assert!(all.iter().any(|frame| frame.iter().any(|b| *b != frame[0])));
+
+        // Ten frames of ten microseconds each are under way at the end.
+        let delay = Faults {
+            delay: HUNDRED_MICROS,
+            ..Faults::default()
+        };
+        let all = received(delay, 1);
+        assert_eq!(all, (0..190u8).map(|n| vec![n; 20]).collect::<Vec<_>>());
+        // A byte takes a microsecond: half of the frames get through.
+        let rate = Faults {
+            rate: 8_000_000,
+            queue_bytes: 60,
+            ..Faults::default()
+        };
+        let through = received(rate, 1).len();
+        assert!((95..105).contains(&through), "{through} frames");
+    }
+
+    /// An arena, a port over memory with a delay of 100 us, and its counters.
+    fn delayed() -> (
+        Arena,
+        FaultyPort<memory::MemoryPort>,
+        memory::MemoryPeer,
+        Counters,
+    ) {
+        let (port, peer) = memory::pair();
+        let faults = Faults {
+            delay: HUNDRED_MICROS,
+            ..Faults::default()
+        };
+        let arena = Arena::anonymous(4, 256, 0);
+        (
+            arena,
+            FaultyPort::new(port, faults, 1),
+            peer,
+            Counters::default(),
+        )
+    }
+
+    #[test]
+    fn what_is_delayed_is_told_and_waits_for_a_free_frame() {
+        let (mut arena, mut port, peer, counters) = delayed();
+        let (start, due) = (Instant::ZERO, Instant::ZERO + HUNDRED_MICROS);
+        let mut batch = Vec::new();
+        for number in 0..8 {
+            peer.inject(&[number; 20]);
+        }
+        // More than the arena has frames.
+        port.receive(&mut arena, &mut batch, 4, start, &counters);
+        port.receive(&mut arena, &mut batch, 4, start, &counters);
+        assert!(batch.is_empty() && arena.is_at_rest());
+        assert_eq!(port.next_arrival(), Some(due));
+        // No more than the budget, and no more than there are frames.
+        for length in [3, 4, 4] {
+            port.receive(&mut arena, &mut batch, 3, due, &counters);
+            assert_eq!(batch.len(), length);
+        }
+        batch.drain(..).for_each(|frame| arena.free(frame));
+        port.receive(&mut arena, &mut batch, 64, due, &counters);
+        let numbers: Vec<u8> = batch.iter().map(|frame| arena.bytes(frame)[0]).collect();
+        assert_eq!(numbers, [4, 5, 6, 7]);
+        assert_eq!(port.next_arrival(), None);
+    }
+
+    #[test]
+    fn a_held_frame_is_with_its_flow_while_its_copy_is_under_way() {
+        let (mut arena, mut port, peer, counters) = delayed();
+        let mut frame = arena.alloc(Owner::Tx).unwrap();
+        arena.set_len(&mut frame, 20);
+        arena.hold(&frame);
+        let (index, mut queue) = (frame.index(), vec![frame]);
+        let due = Instant::ZERO + HUNDRED_MICROS;
+        port.transmit(&mut arena, &mut queue, Instant::ZERO, &counters)
+            .unwrap();
+        assert_eq!(arena.count().of(Owner::Flow), 1);
+        assert!(peer.take().is_none());
+        port.transmit(&mut arena, &mut queue, due, &counters)
+            .unwrap();
+        assert_eq!(peer.take().unwrap().len(), 20);
+        arena.release(index);
+        assert!(arena.is_at_rest(), "{:?}", arena.count());
+    }
+
+    /// A port that takes one frame a call.
+    struct OneByOne(u32);
+
+    impl Port for OneByOne {
+        fn receive(
+            &mut self,
+            _: &mut Arena,
+            _: &mut Vec<Frame>,
+            _: usize,
+            _: Instant,
+            _: &Counters,
+        ) {
+        }
+
+        fn transmit(
+            &mut self,
+            arena: &mut Arena,
+            queue: &mut Vec<Frame>,
+            _: Instant,
+            _: &Counters,
+        ) -> io::Result<()> {
+            if !queue.is_empty() {
+                arena.sent(queue.remove(0));
+                self.0 += 1;
+            }
+            Ok(())
+        }
+
+        fn wait(&mut self, _: Option<BorrowedFd<'_>>, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn reap(&mut self, _: &mut Arena, _: &Counters) {}
+    }
+
+    #[test]
+    fn a_frame_that_waits_for_room_crosses_the_link_once() {
+        let faults = Faults {
+            loss: 0.5,
+            ..Faults::default()
+        };
+        let mut port = FaultyPort::new(OneByOne(0), faults, 1);
+        let mut arena = Arena::anonymous(64, 256, 0);
+        let counters = Counters::default();
+        let mut queue: Vec<Frame> = (0..64).map(|_| arena.alloc(Owner::Tx).unwrap()).collect();
+        for _ in 0..64 {
+            port.transmit(&mut arena, &mut queue, Instant::ZERO, &counters)
+                .unwrap();
+        }
+        let sent = port.into_inner().0;
+        assert!((20..44).contains(&sent), "{sent} of 64 sent");
+        assert!(queue.is_empty() && arena.is_at_rest());
     }
 }

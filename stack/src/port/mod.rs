@@ -2,13 +2,18 @@
 //!
 //! * [`xsk`]: an AF_XDP socket.
 //! * [`memory`]: two queues in memory, for tests, simulations and instruction counts.
-//! * [`faulty`]: any port, with seeded loss, duplication, reordering and corruption.
+//! * [`faulty`]: any port behind a simulated link, with seeded loss, duplication, reordering, corruption, rate, queue
+//!   and delay.
+//!
+//! [`link`] is the model of such a link, [`pipe`] carries frames over it.
 //!
 //! [`idle`] says what to do when nothing arrives.
 
 pub mod faulty;
 pub mod idle;
+pub mod link;
 pub mod memory;
+pub mod pipe;
 pub mod xsk;
 
 use std::io;
@@ -56,6 +61,12 @@ pub trait Port {
     /// [`transmit`](Self::transmit) is called again.
     fn has_backlog(&self) -> bool {
         false
+    }
+
+    /// Returns when the next frame arrives of those that the port delays, in either direction; `None` if it delays none.
+    /// A frame that had to wait for a free one may have a time that is over.
+    fn next_arrival(&self) -> Option<Instant> {
+        None
     }
 
     /// Lets the kernel work on this queue in our own time (busy polling), without waiting.

@@ -212,9 +212,9 @@ impl Builder {
                 };
                 let port = FaultyPort::new(bound.port, faults, seed);
                 let worker = Worker::new(port, bound.arena, parts, now);
-                let mut ended = worker.run(&mut clock, poll, &switch, leave);
+                let ended = worker.run(&mut clock, poll, &switch, leave);
                 Ended {
-                    port: ended.port.into_inner(&mut ended.arena),
+                    port: ended.port.into_inner(),
                     arena: ended.arena,
                     result: ended.result,
                 }

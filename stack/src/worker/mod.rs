@@ -337,10 +337,11 @@ impl<P: Port> Worker<P> {
         &mut self.tcp
     }
 
-    /// A time before which no timer is due.
+    /// A time before which no timer is due, and nothing arrives that the port delays.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let due = self.client_due.map(clock::instant);
-        self.tcp.next_deadline().into_iter().chain(due).min()
+        let deadlines = self.tcp.next_deadline().into_iter().chain(due);
+        deadlines.chain(self.port.next_arrival()).min()
     }
 
     /// The port, to change what it does.

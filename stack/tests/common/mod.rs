@@ -1,8 +1,8 @@
 //! What the simulation tests share: addresses, packets made by hand ([`packets`]), a peer that speaks TCP
 //! by hand ([`raw`]), scripts of such a peer ([`script`]), a real TCP client on the same virtual time ([`world`]),
 //! another worker with a client side ([`pair`]), the wire between them ([`lane`]), what a stack may send on it
-//! ([`oracle`]), conversations ([`acts`], [`dialogue`], [`plans`]), handlers ([`handlers`]), and the seeds of
-//! simulations ([`seeds`]).
+//! ([`oracle`]), conversations ([`acts`], [`dialogue`], [`plans`]), downloads over a link ([`downloads`], with a
+//! [`meter`] on the wire), handlers ([`handlers`]), and the seeds of simulations ([`seeds`]).
 // Every test binary compiles this module for itself and uses its own part of it; helpers fail by panicking.
 #![allow(
     dead_code,
@@ -14,8 +14,10 @@
 
 pub mod acts;
 pub mod dialogue;
+pub mod downloads;
 pub mod handlers;
 pub mod lane;
+pub mod meter;
 pub mod oracle;
 pub mod packets;
 pub mod pair;

@@ -14,7 +14,6 @@ use interruptlet::{Cidr, Duration, Instant};
 use super::lane::Lane;
 use super::oracle::Oracle;
 use super::packets::{TCP, try_dissect};
-use super::world::is_none;
 use super::{CLIENT_LINK, PORT, Version, pattern};
 
 /// See [`Shared::tick`].
@@ -204,6 +203,9 @@ pub fn server(version: Version) -> SocketAddr {
 /// What is done to a worker before it sees a segment.
 pub type BeforeSegment = Box<dyn FnMut(&mut Sim)>;
 
+/// Sees what the server sends, and what becomes of it.
+pub type Tap = Box<dyn FnMut(&[u8], bool, Instant)>;
+
 /// Server, client, and the wire between them.
 pub struct Pair {
     pub server: Sim,
@@ -216,11 +218,13 @@ pub struct Pair {
     pub to_client: Lane,
     pub server_oracle: Option<Oracle>,
     pub client_oracle: Option<Oracle>,
+    /// Called with each frame that the server sends, whether a copy of it arrives intact, and the time.
+    pub tap: Option<Tap>,
     /// Called with the client before each segment that arrives there, which then has a turn of its own.
     pub before_client: Option<BeforeSegment>,
     /// Whether the slow path's jobs of the server run by themselves.
     pub runs_jobs: bool,
-    /// The longest step of time: short where frames are delayed, which no deadline knows of.
+    /// The longest step of time: short where a test waits for something that no deadline knows of.
     pub step_max: Duration,
 }
 
@@ -239,7 +243,8 @@ impl Pair {
         change(&mut client);
         // An oracle cannot see the faults of a worker's own port.
         let oracle = |name, config: &SimConfig| {
-            is_none(&config.faults).then(|| Oracle::new(name, config.mtu))
+            let sees = config.faults.is_perfect();
+            sees.then(|| Oracle::new(name, config.mtu))
         };
         Self {
             server_oracle: oracle("server", &server),
@@ -250,6 +255,7 @@ impl Pair {
             connected: true,
             to_server: Lane::perfect(),
             to_client: Lane::perfect(),
+            tap: None,
             before_client: None,
             runs_jobs: false,
             step_max: Duration::from_millis(100),
@@ -307,20 +313,26 @@ impl Pair {
     fn collect(&mut self) -> bool {
         let now = self.client.now();
         let mut moved = false;
-        let sides = [
-            (&self.client, &mut self.client_oracle, &mut self.to_server),
-            (&self.server, &mut self.server_oracle, &mut self.to_client),
-        ];
-        for (from, oracle, lane) in sides {
-            while let Some(frame) = from.peer().take() {
-                moved = true;
-                if let Some(oracle) = oracle {
-                    oracle.emitted(&frame, now);
-                }
-                if self.connected {
-                    lane.send(frame, now);
-                }
+        while let Some(frame) = self.client.peer().take() {
+            moved = true;
+            if let Some(oracle) = &mut self.client_oracle {
+                oracle.emitted(&frame, now);
             }
+            if self.connected {
+                self.to_server.send(&frame, now);
+            }
+            self.client.peer().recycle(frame);
+        }
+        while let Some(frame) = self.server.peer().take() {
+            moved = true;
+            if let Some(oracle) = &mut self.server_oracle {
+                oracle.emitted(&frame, now);
+            }
+            let arrives = self.connected && self.to_client.send(&frame, now);
+            if let Some(tap) = &mut self.tap {
+                tap(&frame, arrives, now);
+            }
+            self.server.peer().recycle(frame);
         }
         moved
     }
@@ -329,12 +341,13 @@ impl Pair {
     fn deliver(&mut self) -> bool {
         let now = self.client.now();
         let mut moved = false;
-        while let Some(frame) = self.to_server.take(now) {
-            moved = true;
+        while self.to_server.take_with(now, |frame| {
             if let Some(oracle) = &mut self.server_oracle {
-                oracle.delivered(&frame, now);
+                oracle.delivered(frame, now);
             }
-            self.server.peer().inject(&frame);
+            self.server.peer().inject(frame);
+        }) {
+            moved = true;
         }
         while let Some(frame) = self.to_client.take(now) {
             moved = true;

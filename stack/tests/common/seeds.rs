@@ -67,5 +67,6 @@ pub fn faults(random: &mut SmallRng) -> Faults {
         reordering: up_to(0.2),
         corruption: up_to(0.05),
         delay_max: Duration::from_millis(20),
+        ..Faults::default()
     }
 }

@@ -23,14 +23,18 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Puts what the worker sent on its way.
-    fn collect(&mut self, now: Instant) {
+    /// Puts what the worker sent on its way. Returns whether there was anything.
+    fn collect(&mut self, now: Instant) -> bool {
+        let mut moved = false;
         while let Some(frame) = self.peer.take() {
+            moved = true;
             if let Some(oracle) = &mut self.oracle {
                 oracle.emitted(&frame, now);
             }
-            self.to_client.send(frame, now);
+            self.to_client.send(&frame, now);
+            self.peer.recycle(frame);
         }
+        moved
     }
 
     /// Gives the worker what has arrived for it.
@@ -56,14 +60,13 @@ impl Wire {
 }
 
 impl Device for Wire {
-    type RxToken<'a> = RxToken<'a>;
+    type RxToken<'a> = RxToken;
     type TxToken<'a> = TxToken<'a>;
 
-    fn receive(&mut self, now: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
+    fn receive(&mut self, now: Instant) -> Option<(RxToken, TxToken<'_>)> {
         let frame = self.to_client.take(now)?;
-        let peer = &self.peer;
         let lane = &mut self.to_worker;
-        Some((RxToken { frame, peer }, TxToken { lane, now }))
+        Some((RxToken { frame }, TxToken { lane, now }))
     }
 
     fn transmit(&mut self, now: Instant) -> Option<TxToken<'_>> {
@@ -79,16 +82,13 @@ impl Device for Wire {
     }
 }
 
-pub struct RxToken<'a> {
+pub struct RxToken {
     frame: Vec<u8>,
-    peer: &'a MemoryPeer,
 }
 
-impl phy::RxToken for RxToken<'_> {
+impl phy::RxToken for RxToken {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        let result = f(&self.frame);
-        self.peer.recycle(self.frame);
-        result
+        f(&self.frame)
     }
 }
 
@@ -101,7 +101,7 @@ impl phy::TxToken for TxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut frame = vec![0; len];
         let result = f(&mut frame);
-        self.lane.send(frame, self.now);
+        self.lane.send(&frame, self.now);
         result
     }
 }
@@ -114,8 +114,8 @@ pub struct World {
     pub wire: Wire,
     /// Whether the slow path's jobs run by themselves, right after every turn.
     pub runs_jobs: bool,
-    /// The longest step of time when nothing happens: short where frames are delayed on the wire, which
-    /// no deadline knows of.
+    /// The longest step of time when nothing happens: short where a test waits for something that no deadline knows
+    /// of.
     pub step_max: Duration,
     next_port: u16,
 }
@@ -124,7 +124,10 @@ impl World {
     /// With an oracle, unless the worker's port has faults, which an oracle cannot see.
     pub fn new(config: SimConfig) -> Self {
         let seed = config.seed;
-        let oracle = is_none(&config.faults).then(|| Oracle::new("worker", config.mtu));
+        let oracle = config
+            .faults
+            .is_perfect()
+            .then(|| Oracle::new("worker", config.mtu));
         let sim = Sim::new(config);
         let mut wire = Wire {
             peer: sim.peer().clone(),
@@ -203,8 +206,7 @@ impl World {
         self.wire.collect(now);
         let polled = self.interface.poll(now, &mut self.wire, &mut self.sockets);
         self.wire.deliver(now);
-        let turned = self.sim.turn();
-        self.wire.collect(now);
+        let turned = self.sim.turn() | self.wire.collect(now);
         let jobs = if self.runs_jobs {
             self.sim.run_jobs(64)
         } else {
@@ -296,16 +298,6 @@ impl World {
         assert!(closed, "the worker did not close");
         received
     }
-}
-
-/// Whether nothing goes wrong.
-pub fn is_none(faults: &Faults) -> bool {
-    [
-        faults.loss,
-        faults.duplication,
-        faults.reordering,
-        faults.corruption,
-    ] == [0.0; 4]
 }
 
 /// Moves everything that was received to `to`.
