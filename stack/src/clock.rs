@@ -43,6 +43,12 @@ pub(crate) fn instant(nanos: u64) -> Instant {
     Instant::from_micros((nanos / 1000) as i64)
 }
 
+/// A time of protocols as clocks and clients see it, in nanoseconds.
+#[inline]
+pub(crate) fn nanos(time: Instant) -> u64 {
+    time.total_micros().max(0) as u64 * 1000
+}
+
 /// The machine's monotonic clock.
 #[derive(Debug, Clone, Copy)]
 pub struct MonotonicClock {
