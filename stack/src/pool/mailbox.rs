@@ -1,9 +1,9 @@
 //! The way from other threads to a core: a queue of commands, and a wake-up for a core that sleeps.
 //!
 //! Sending never waits: a core that does not look, however long, keeps no thread of the pool from serving the others.
-//! The queue itself has no bound. A job has a [`Place`] for its one answer reserved when it is submitted, and is refused
-//! if none is left. So no more commands can be queued than there are places, and the bound is on what the slow path has of
-//! this core in all: jobs that are queued, served or kept by their handler, and answers that the core has not taken.
+//! A job has a [`Place`] for its one answer reserved when it is submitted, and is refused if none is left. The queue is
+//! as long as there are places, so it is never full. The bound is on what the slow path has of this core in all: jobs that are
+//! queued, served or kept by their handler, and answers that the core has not taken.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -77,7 +77,7 @@ impl Mailbox {
     }
 
     fn with_event(capacity: usize, event: Option<OwnedFd>) -> Self {
-        let (sender, receiver) = crossbeam_channel::unbounded();
+        let (sender, receiver) = crossbeam_channel::bounded(capacity);
         let waker = Arc::new(Waker {
             event,
             sleeping: AtomicBool::new(false),
@@ -131,9 +131,10 @@ impl MailboxSender {
         self.place.is_some()
     }
 
-    /// Sends a command, without waiting. Does nothing if the core is gone.
+    /// Sends a command, for which a place was reserved: so there is one in the queue. Does nothing if the core is gone.
     pub(crate) fn send(mut self, command: Command) {
         let place = self.place.take();
+        debug_assert!(place.is_some(), "an answer to a job that was not submitted");
         if self.commands.send((command, place)).is_ok() {
             self.waker.wake();
         }

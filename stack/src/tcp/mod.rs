@@ -884,8 +884,7 @@ impl Tcp {
     /// Takes no new connections from now on and closes the others as they become idle.
     pub(crate) fn drain(&mut self) {
         self.resources.draining = true;
-        let ids: Vec<FlowId> = self.flows.ids().collect();
-        for id in ids {
+        for id in self.ids() {
             self.touch(id);
         }
     }
