@@ -1,4 +1,5 @@
-//! Downloads over simulated links: how much of a bottleneck they use, how they share it, what loss and reordering cost.
+//! Downloads over simulated links: what the harness tells of runs whose figures are known beforehand, and short downloads
+//! beside a long one.
 //!
 //! `cargo test -p interruptlet --test links -- --nocapture` prints the figures of every run. All times are virtual.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -161,101 +162,6 @@ fn the_meter_knows_what_had_no_need_to_be_sent_again() {
     assert_eq!(sent.segments, 9);
 }
 
-/// One long download for each rate and round trip: once slow start is over, the bottleneck is used.
-fn utilisation(name: &str, mbits: u64, round_trips: [(u64, u64, u64); 3]) {
-    for_some_seeds(name, 1, |seed| {
-        for (millis, warm_up, measured) in round_trips {
-            let round_trip = Duration::from_millis(millis);
-            let (warm_up, measured) = (
-                Duration::from_millis(warm_up),
-                Duration::from_millis(measured),
-            );
-            let link = bottleneck(mbits, round_trip);
-            let mut plan = Plan::one(capacity(mbits, warm_up + measured), link);
-            plan.seed = seed;
-            plan.window = 64 << 20;
-            plan.patience = (warm_up + measured) * 4;
-            let report = plan.run();
-            let rate = report.courses[0].rate_from(warm_up.total_micros() * 1000);
-            let utilisation = rate / capacity(mbits, Duration::from_secs(1)) as f64;
-            let title = format!("{mbits} Mbit/s, {millis} ms");
-            print(
-                &title,
-                seed,
-                &report,
-                &format!("utilisation {utilisation:.3}"),
-            );
-        }
-    });
-}
-
-#[test]
-fn ten_megabits_are_used() {
-    let round_trips = [(1, 500, 4000), (20, 1000, 8000), (200, 4000, 16_000)];
-    utilisation("ten_megabits_are_used", 10, round_trips);
-}
-
-#[test]
-fn a_hundred_megabits_are_used() {
-    let round_trips = [(1, 500, 2000), (20, 1000, 4000), (200, 4000, 8000)];
-    utilisation("a_hundred_megabits_are_used", 100, round_trips);
-}
-
-#[test]
-fn a_thousand_megabits_are_used() {
-    let round_trips = [(1, 250, 750), (20, 1000, 1000), (200, 4000, 3000)];
-    utilisation("a_thousand_megabits_are_used", 1000, round_trips);
-}
-
-/// Jain's index of fairness: 1 if all have the same, 1/n if one has everything.
-fn jain(shares: &[f64]) -> f64 {
-    let sum: f64 = shares.iter().sum();
-    let squares: f64 = shares.iter().map(|share| share * share).sum();
-    if squares == 0.0 {
-        return 0.0;
-    }
-    sum * sum / (shares.len() as f64 * squares)
-}
-
-#[test]
-fn two_and_eight_downloads_share_a_bottleneck() {
-    assert!((jain(&[3.0, 3.0]) - 1.0).abs() < 1e-9 && (jain(&[1.0, 0.0]) - 0.5).abs() < 1e-9);
-    for_some_seeds("two_and_eight_downloads_share_a_bottleneck", 1, |seed| {
-        let mut random = SmallRng::seed_from_u64(seed);
-        for flows in [2, 8] {
-            let (warm_up, total) = (10 * SECOND, 30 * SECOND);
-            let mut plan = Plan::one(
-                capacity(100, Duration::from_micros(total / 1000)) / flows,
-                bottleneck(100, Duration::from_millis(20)),
-            );
-            plan.seed = seed;
-            plan.patience = Duration::from_secs(90);
-            let bytes = plan.downloads[0].bytes;
-            plan.downloads.extend((1..flows).map(|number| Download {
-                bytes,
-                begins: Duration::from_millis(number * 100 + random.random_range(0..100)),
-            }));
-            let report = plan.run();
-            // As long as all of them are there.
-            let ends = report.courses.iter().filter_map(|course| course.ended);
-            let end = ends.min().unwrap_or(report.took.total_micros() * 1000);
-            let share = |course: &Course| (course.by(end) - course.by(warm_up.min(end))) as f64;
-            let shares: Vec<f64> = report.courses.iter().map(share).collect();
-            let index = jain(&shares);
-            let figures = format!(
-                "Jain's index {index:.3} over {:.1} s",
-                end.saturating_sub(warm_up) as f64 / 1e9
-            );
-            print(
-                &format!("{flows} downloads, 100 Mbit/s, 20 ms"),
-                seed,
-                &report,
-                &figures,
-            );
-        }
-    });
-}
-
 #[test]
 fn short_downloads_end_beside_a_long_one() {
     for_some_seeds("short_downloads_end_beside_a_long_one", 1, |seed| {
@@ -291,77 +197,8 @@ fn short_downloads_end_beside_a_long_one() {
             at(0.5)
         );
         print("20 short, 100 Mbit/s, 20 ms", seed, &report, &figures);
-    });
-}
-
-/// The average window of CUBIC in segments at a loss of `share` of the packets (RFC 9438 section 5.2, beta 0.7, C 0.4),
-/// or that of Reno (section 4.3) where that one is larger.
-fn average_window(share: f64, round_trip: Duration) -> f64 {
-    let seconds = round_trip.total_micros() as f64 / 1e6;
-    let cubic = 1.054 * (seconds / share).powf(0.75);
-    let reno = (1.5 / share).sqrt();
-    cubic.max(reno)
-}
-
-#[test]
-fn random_loss_costs_what_the_formula_says() {
-    // The table of RFC 9438 section 5.2, at 0.1 s: 1.054 * (0.1 / p)^0.75.
-    let hundred = Duration::from_millis(100);
-    assert!((average_window(1e-6, hundred) - 5926.0).abs() < 30.0);
-    for_some_seeds("random_loss_costs_what_the_formula_says", 1, |seed| {
-        for (share, segments) in [(0.001, 60_000), (0.01, 20_000), (0.05, 6000)] {
-            for millis in [20, 100] {
-                let round_trip = Duration::from_millis(millis);
-                let link = Faults {
-                    loss: share,
-                    delay: round_trip / 2,
-                    ..Faults::default()
-                };
-                let mut plan = Plan::one(segments * SEGMENT, link);
-                plan.seed = seed;
-                let expected = average_window(share, round_trip);
-                let ideal = segments as f64 / expected * millis as f64 / 1000.0;
-                plan.patience = Duration::from_secs(10 + 10 * ideal as u64);
-                let report = plan.run();
-                let seconds = millis as f64 / 1000.0;
-                let window = report.courses[0].rate_from(SECOND) / SEGMENT as f64 * seconds;
-                let figures = format!(
-                    "window {window:.1}, {:.2} of the formula's",
-                    window / expected
-                );
-                let title = format!("{} % loss, {millis} ms", 100.0 * share);
-                print(&title, seed, &report, &figures);
-            }
-        }
-    });
-}
-
-#[test]
-fn reordering_is_no_loss() {
-    for_some_seeds("reordering_is_no_loss", 1, |seed| {
-        for reordering in [0.01, 0.1, 0.5] {
-            let round_trip = Duration::from_millis(20);
-            let link = Faults {
-                reordering,
-                delay_max: round_trip / 2,
-                queue_bytes: 0,
-                ..bottleneck(100, round_trip)
-            };
-            let mut plan = Plan::one(20_000_000, link);
-            plan.seed = seed;
-            // The queue has no bound, and this is one.
-            plan.window = 512 * 1024;
-            plan.patience = Duration::from_secs(60);
-            let report = plan.run();
-            let rate = report.courses[0].rate_from(SECOND / 2);
-            let utilisation = rate / capacity(100, Duration::from_secs(1)) as f64;
-            let title = format!("{} % reordered, 20 ms", 100.0 * reordering);
-            print(
-                &title,
-                seed,
-                &report,
-                &format!("utilisation {utilisation:.3}"),
-            );
-        }
+        // Two round trips, each with a full queue, are 80 ms. A SYN|ACK that is dropped is sent again after a second.
+        assert!(report.ended(), "not over");
+        assert!(at(0.5) < 120.0 && at(0.95) < 3000.0, "{figures}");
     });
 }

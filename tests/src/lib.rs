@@ -17,7 +17,6 @@ pub mod echo;
 pub mod faults;
 pub mod http;
 pub mod lab;
-pub mod line;
 pub mod netns;
 pub mod packet;
 pub mod raw;

@@ -1,5 +1,5 @@
 //! Owns a bad link: a relay between client and server that loses, delays and doubles frames, reorders them, and has
-//! a rate and a queue ([`crate::line`]).
+//! a rate and a queue ([`interruptlet::port::link`]).
 //!
 //! One thread serves both ways. It sleeps until a frame comes or is due, and takes and sends many at once.
 
@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use interruptlet::port::link;
+use interruptlet::port::pipe::{PIPE_BYTES_MAX, Pipe};
+
 use crate::lab::{Lab, RELAY_CLIENT_IF, RELAY_SERVER_IF};
-use crate::line::{Counts, Line, Link};
-use crate::sys::{self, Batch};
+use crate::sys::{self, BATCH, Batch};
 use crate::trace::Trace;
 
 /// How long a frame waits for others to overtake it when none come.
@@ -65,7 +67,9 @@ struct Shared {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Passed {
     /// By the link.
-    pub link: Counts,
+    pub link: link::LinkCounts,
+    /// Frames that found [`PIPE_BYTES_MAX`] under way.
+    pub line_full: u64,
     /// Frames that the kernel had no room for until they were taken.
     pub missed: u64,
     /// Frames that it did not take when they were to be sent.
@@ -79,7 +83,7 @@ impl Relay {
     ///
     /// If the lab has none.
     pub fn start(lab: &Lab, faults: Faults) -> Self {
-        Self::start_with(lab, faults, Link::default())
+        Self::start_with(lab, faults, link::Faults::default())
     }
 
     /// Starts one, with the same link either way, in a lab that was made with a relay.
@@ -87,7 +91,7 @@ impl Relay {
     /// # Panics
     ///
     /// If the lab has none.
-    pub fn start_with(lab: &Lab, faults: Faults, link: Link) -> Self {
+    pub fn start_with(lab: &Lab, faults: Faults, link: link::Faults) -> Self {
         let namespace = lab.relay().expect("a lab with a relay");
         let open = |interface| {
             let socket = namespace.inside(|| sys::packet_socket(interface, LULL));
@@ -143,7 +147,7 @@ impl Drop for Relay {
 /// When an interface is not there, or the system fails.
 pub fn run(
     interfaces: [&str; 2],
-    links: [Link; 2],
+    links: [link::Faults; 2],
     seed: u64,
     trace: Option<Trace>,
     end: Arc<AtomicBool>,
@@ -176,7 +180,7 @@ impl Forwarder {
     fn new(
         ends: [File; 2],
         faults: Faults,
-        links: [Link; 2],
+        links: [link::Faults; 2],
         shared: Arc<Shared>,
         trace: Option<Trace>,
     ) -> Self {
@@ -236,7 +240,11 @@ struct Way {
     waiting: VecDeque<Waiting>,
     /// When the last frame came.
     came_at: Duration,
-    line: Line,
+    pipe: Pipe,
+    /// Frames that have arrived and are to be sent: the first `ready_len` of these. The others are memory to be used
+    /// again.
+    ready: VecDeque<Vec<u8>>,
+    ready_len: usize,
     unsent: u64,
 }
 
@@ -248,20 +256,23 @@ struct Waiting {
 }
 
 impl Way {
-    fn new(faults: Faults, seed: u64, link: Link) -> Self {
+    fn new(faults: Faults, seed: u64, link: link::Faults) -> Self {
         Self {
             faults,
             random: seed,
             waiting: VecDeque::new(),
             came_at: Duration::ZERO,
-            line: Line::new(link, seed),
+            pipe: Pipe::new(link, seed, PIPE_BYTES_MAX),
+            ready: VecDeque::new(),
+            ready_len: 0,
             unsent: 0,
         }
     }
 
     fn passed(&self) -> Passed {
         Passed {
-            link: self.line.counts(),
+            link: self.pipe.link().counts(),
+            line_full: self.pipe.overflows(),
             missed: 0,
             unsent: self.unsent,
         }
@@ -270,7 +281,11 @@ impl Way {
     /// When there is something to do, if nothing comes.
     fn due(&self) -> Option<Duration> {
         let lull = (!self.waiting.is_empty()).then_some(self.came_at + LULL);
-        [lull, self.line.next_arrival()].into_iter().flatten().min()
+        let arrival = self
+            .pipe
+            .next_arrival()
+            .map(|at| Duration::from_micros(at.total_micros() as u64));
+        [lull, arrival].into_iter().flatten().min()
     }
 
     fn take(&mut self, frame: &[u8], now: Duration, shared: &Shared) {
@@ -279,12 +294,12 @@ impl Way {
             self.wait(frame);
             return;
         }
-        self.line.put(frame, now);
+        self.pipe.send(frame, instant(now));
         self.release_overtaken(now, shared);
         if self.hits(self.faults.doubled_percent) {
             shared.doubled.fetch_add(1, Ordering::Relaxed);
             if self.hits(50) {
-                self.line.put(frame, now);
+                self.pipe.send(frame, instant(now));
             } else {
                 self.wait(frame);
             }
@@ -305,7 +320,7 @@ impl Way {
         while let Some(at) = self.waiting.iter().position(|w| w.overtaking == 0) {
             if let Some(waiting) = self.waiting.remove(at) {
                 shared.overtaken.fetch_add(1, Ordering::Relaxed);
-                self.line.put(&waiting.frame, now);
+                self.pipe.send(&waiting.frame, instant(now));
             }
         }
     }
@@ -314,7 +329,7 @@ impl Way {
     fn give_up_waiting(&mut self, now: Duration) {
         if now.saturating_sub(self.came_at) >= LULL {
             while let Some(waiting) = self.waiting.pop_front() {
-                self.line.put(&waiting.frame, now);
+                self.pipe.send(&waiting.frame, instant(now));
             }
         }
     }
@@ -322,12 +337,29 @@ impl Way {
     /// Sends what has arrived. What cannot be sent is lost, as on any link.
     fn send(&mut self, to: &File, now: Duration) {
         loop {
-            let (count, sent) = sys::send_frames(to, self.line.arrived(now));
+            self.collect(now);
+            let frames = self.ready.iter().take(self.ready_len);
+            let (count, sent) = sys::send_frames(to, frames.map(Vec::as_slice));
             if count == 0 {
                 return;
             }
             self.unsent += (count - sent) as u64;
-            self.line.remove(count);
+            self.ready.rotate_left(count);
+            self.ready_len -= count;
+        }
+    }
+
+    /// Takes what has arrived off the link, as many frames as are sent at once.
+    fn collect(&mut self, now: Duration) {
+        let now = instant(now);
+        while self.ready_len < BATCH && self.pipe.has_arrived(now) {
+            if self.ready.len() == self.ready_len {
+                self.ready.push_back(Vec::new());
+            }
+            let room = &mut self.ready[self.ready_len];
+            room.clear();
+            self.pipe.take(now, |frame| room.extend_from_slice(frame));
+            self.ready_len += 1;
         }
     }
 
@@ -342,4 +374,9 @@ impl Way {
         self.random ^= self.random << 17;
         self.random % bound
     }
+}
+
+/// A time since the beginning as the link's model has it.
+fn instant(since: Duration) -> interruptlet::Instant {
+    interruptlet::Instant::from_micros(since.as_micros() as i64)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Bytes that the kernel keeps for a packet socket, its own costs included.
 const RECEIVE_BUFFER_BYTES: i32 = 32 << 20;
 /// Frames taken or sent by one system call.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Bytes of a frame at most.
 const FRAME_BYTES_MAX: usize = 10_000;
 

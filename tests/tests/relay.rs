@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
+use interruptlet::port::link;
 use interruptlet_tests::echo::{pattern, tcp_exchange};
 use interruptlet_tests::lab::{Lab, Options, VERSIONS};
-use interruptlet_tests::line::Link;
 use interruptlet_tests::relay::{Faults, Passed, Relay};
 use interruptlet_tests::server::{ECHO_PORT, Launch};
 use interruptlet_tests::site::{Site, get};
@@ -23,12 +23,12 @@ fn relayed() -> Options {
     }
 }
 
-fn slow() -> Link {
-    Link {
-        delay: Duration::from_millis(5),
+fn slow() -> link::Faults {
+    link::Faults {
+        delay: interruptlet::Duration::from_millis(5),
         rate: 20_000_000,
         queue_bytes: 200_000,
-        ..Link::default()
+        ..link::Faults::default()
     }
 }
 
@@ -36,11 +36,11 @@ fn slow() -> Link {
 fn assert_only_link(passed: [Passed; 2]) {
     for way in passed {
         assert_eq!(
-            (way.missed, way.unsent, way.link.line_full),
+            (way.missed, way.unsent, way.line_full),
             (0, 0, 0),
             "{way:?}"
         );
-        assert!(way.link.taken > 0, "{way:?}");
+        assert!(way.link.frames > 0, "{way:?}");
     }
 }
 
@@ -58,7 +58,7 @@ fn a_delayed_and_slow_link_passes_everything() {
     let passed = relay.stop();
     assert_only_link(passed);
     for way in passed {
-        assert_eq!((way.link.lost, way.link.queue_full), (0, 0), "{way:?}");
+        assert_eq!((way.link.lost, way.link.queue_drops), (0, 0), "{way:?}");
     }
     server.stop();
 }
@@ -69,7 +69,7 @@ fn a_full_queue_drops_and_tcp_repairs_it() {
         return;
     };
     let server = site.serve();
-    let link = Link {
+    let link = link::Faults {
         queue_bytes: 10_000,
         ..slow()
     };
@@ -80,6 +80,6 @@ fn a_full_queue_drops_and_tcp_repairs_it() {
     connection.send(get("/medium.bin", ""));
     assert!(connection.response().body == body, "not what was sent");
     let [from_server, _] = relay.stop();
-    assert!(from_server.link.queue_full > 0, "{from_server:?}");
+    assert!(from_server.link.queue_drops > 0, "{from_server:?}");
     server.stop();
 }

@@ -13,6 +13,9 @@ use crate::clock::nanos;
 /// Bytes that are under way at most: what a link of 1 Gbit/s and 200 ms holds, with a queue of as much.
 pub const PIPE_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes that a frame counts at least towards that: it takes memory beside its own.
+const FRAME_BYTES_MIN: usize = 256;
+
 /// A frame that arrives later. The order is that of arrival; of two that arrive at once, the one sent first is first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct UnderWay {
@@ -26,7 +29,7 @@ struct UnderWay {
 pub struct Pipe {
     link: Link,
     under_way: BinaryHeap<Reverse<UnderWay>>,
-    /// Bytes of the frames in `under_way`.
+    /// Bytes that the frames in `under_way` count.
     bytes: usize,
     bytes_max: usize,
     /// The number of the next frame that is put under way.
@@ -89,7 +92,7 @@ impl Pipe {
             return None;
         }
         let Reverse(frame) = self.under_way.pop()?;
-        self.bytes -= frame.bytes.len();
+        self.bytes -= counted(&frame.bytes);
         let taken = take(&frame.bytes);
         self.spare.push(frame.bytes);
         Some(taken)
@@ -127,7 +130,7 @@ impl Pipe {
 
     /// Puts one copy of a frame under way. Returns whether there is room for it.
     fn put(&mut self, frame: &[u8], arrival: &Arrival) -> bool {
-        if self.bytes + frame.len() > self.bytes_max {
+        if self.bytes + counted(frame) > self.bytes_max {
             self.overflows += 1;
             return false;
         }
@@ -137,7 +140,7 @@ impl Pipe {
         if let Some(bit) = arrival.flipped_bit {
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        self.bytes += bytes.len();
+        self.bytes += counted(&bytes);
         self.under_way.push(Reverse(UnderWay {
             at: arrival.at,
             number: self.next,
@@ -146,6 +149,11 @@ impl Pipe {
         self.next += 1;
         true
     }
+}
+
+/// Returns the bytes that a frame counts.
+fn counted(frame: &[u8]) -> usize {
+    frame.len().max(FRAME_BYTES_MIN)
 }
 
 #[cfg(test)]
@@ -183,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_full_pipe_drops_and_counts_and_buffers_are_used_again() {
-        let mut pipe = Pipe::new(late(), 1, 250);
+        let mut pipe = Pipe::new(late(), 1, 2 * FRAME_BYTES_MIN + 50);
         let at = Instant::from_micros;
         for round in 0..10 {
             let now = at(round * 100_000);

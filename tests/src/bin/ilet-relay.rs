@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use clap::Parser;
-use interruptlet_tests::line::Link;
+use interruptlet::port::link::Faults;
 use interruptlet_tests::relay::{self, Passed};
 use interruptlet_tests::trace::Trace;
 use serde_json::{Value, json};
@@ -38,7 +37,7 @@ struct Args {
     #[arg(long, value_name = "MBIT", default_value_t = 0.0, hide_default_value = true, value_parser = rate)]
     rate: f64,
 
-    /// Bytes that may wait for the rate, either way; what comes then is dropped
+    /// Bytes that may wait for the rate, either way; what comes then is dropped [0: any number]
     #[arg(long, value_name = "BYTES", default_value_t = 1_000_000)]
     queue: usize,
 
@@ -72,11 +71,12 @@ fn run(args: &Args) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&end))?;
     }
-    let link = Link {
-        delay: Duration::from_secs_f64(args.delay / 1e3),
+    let link = Faults {
+        delay: interruptlet::Duration::from_micros((args.delay * 1e3) as u64),
         rate: (args.rate * 1e6) as u64,
         queue_bytes: args.queue,
         loss: args.loss,
+        ..Faults::default()
     };
     let trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let interfaces = [&args.server[..], &args.client];
@@ -98,10 +98,10 @@ fn run(args: &Args) -> io::Result<()> {
 
 fn counts(passed: Passed) -> Value {
     json!({
-        "frames": passed.link.taken,
+        "frames": passed.link.frames,
         "lost": passed.link.lost,
-        "queue_full": passed.link.queue_full,
-        "line_full": passed.link.line_full,
+        "queue_full": passed.link.queue_drops,
+        "line_full": passed.line_full,
         "missed": passed.missed,
         "unsent": passed.unsent,
     })
