@@ -109,7 +109,7 @@ fn called(
 /// Serves `bytes` on the calling thread; `None` if the handler dropped its responder.
 pub fn serve(slow: &dyn SlowPath, bytes: &[u8], info: &RequestInfo) -> Option<Response> {
     let mailbox = Mailbox::detached(1);
-    let responder = Responder::new(ReplyTo {
+    let mut responder = Responder::new(ReplyTo {
         core: mailbox.sender().clone(),
         route: Route::Datagram {
             link: LinkHeader::default(),
@@ -117,6 +117,8 @@ pub fn serve(slow: &dyn SlowPath, bytes: &[u8], info: &RequestInfo) -> Option<Re
         },
         consumed: 0,
     });
+    // As a job does that is submitted.
+    responder.reserve();
     slow.serve(Deferred::copied(bytes, *info), responder);
     match mailbox.try_recv() {
         Some(Command::Reply { response, .. }) => Some(response),

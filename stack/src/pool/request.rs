@@ -135,7 +135,7 @@ impl Responder {
     }
 
     /// Reserves a place for the answer with the core. Returns whether there was one.
-    pub(super) fn reserve(&mut self) -> bool {
+    pub(crate) fn reserve(&mut self) -> bool {
         self.to.as_mut().is_none_or(|to| to.core.reserve())
     }
 
